@@ -1,0 +1,1 @@
+"""ouroflow: money that goes round, measured and proven."""
