@@ -1,0 +1,144 @@
+"""The fast way through a graph with one giant component: no index at all, only passes over the raw flow arrays.
+
+From a busy company the reachable set is closed by passes over all flows: a flow whose payer is reached makes its payee reached.
+A pass sees its own changes, so money travels many hops in one pass, and a graph of short paths is closed in a handful of them.
+The set that reaches the company is closed in the same way with payer and payee exchanged.
+
+Cost, with m flows and n companies: 1.6 to 4.5 reads of the flows per direction, 8 bytes of flow and two one-byte marks each (the
+marks of a million companies stay in the second-level cache). Working memory: 8 bytes per flow and 2 per company.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+STALLED = -1
+BLOCK = 1 << 16
+"""Flows between two looks at the counters: long enough for a tight inner loop, short enough to stop in time."""
+SAMPLED_STRETCHES, STRETCH = 4096, 16
+"""The hub is looked for in 4096 stretches of 16 neighbouring flows: one cache line of each array a stretch."""
+REREAD_LIMIT = 8
+"""A closure that has read the flows this often belongs to a graph of long paths: search along an index is faster there."""
+
+
+@njit(cache=True, nogil=True)
+def busiest_company(payer, payee, times_paid, times_received):  # type: ignore[no-untyped-def]
+    """Return the company that pays and receives most often in a sample of the flows: likely a member of a giant component.
+
+    `times_paid` and `times_received` are int32[companies] of zeros. Balance comes first (the smaller of the two counts), then the sum.
+    """
+    flows = payer.size
+    hub, hub_balance, hub_sum = 0, -1, 0
+    for start in range(0, flows, max(STRETCH, flows // SAMPLED_STRETCHES)):
+        for flow in range(start, min(start + STRETCH, flows)):
+            if payer[flow] == payee[flow]:
+                continue
+            times_paid[payer[flow]] += 1
+            times_received[payee[flow]] += 1
+            for company in (payer[flow], payee[flow]):
+                balance = min(times_paid[company], times_received[company])
+                total = times_paid[company] + times_received[company]
+                if balance > hub_balance or (balance == hub_balance and total > hub_sum):
+                    hub, hub_balance, hub_sum = company, balance, total
+    return hub
+
+
+@njit(cache=True, nogil=True)
+def close_by_sweeps(source, target, hub, reached, kept_source, kept_target):  # type: ignore[no-untyped-def]
+    """Mark all that `hub` reaches along flows source -> target; return the number of flows kept, or STALLED.
+
+    `reached` is uint8[companies] of zeros, and belongs to this thread alone, as do the kept arrays: the two directions share
+    nothing that is written, so there is no race.  The kept flows are those with neither end reached: all other flows lie in the
+    reached set or lead into it, and no component has a part in both.
+
+    STALLED means that sweeping does not pay here: the reached set grows too slowly, or more than the kept arrays hold stays
+    outside it. The marks are then incomplete.
+    """
+    total, position = _grow_on_prefixes(source, target, hub, reached)
+    if total == STALLED:
+        return STALLED
+    # One pass over every flow, from where growth stopped and around, keeps what is still undecided; then only that is read again.
+    kept, new = _sweep(source, target, position, source.size, reached, kept_source, kept_target, 0)
+    if kept != STALLED:
+        kept, more = _sweep(source, target, 0, position, reached, kept_source, kept_target, kept)
+        new += more
+    reading = source.size
+    while kept != STALLED and new > 0:
+        reading += kept
+        if reading > REREAD_LIMIT * source.size:
+            return STALLED
+        kept, new = _sweep(kept_source, kept_target, 0, kept, reached, kept_source, kept_target, 0)
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _grow_on_prefixes(source, target, hub, reached):  # type: ignore[no-untyped-def]
+    """Reach an eighth of the companies on growing prefixes of the flows; return how many, and the flow to go on from.
+
+    While few are reached nearly every flow is without effect, and which flows are read hardly matters: a short prefix read first
+    and longer ones later reach as far as whole passes, for less. The branch on the source is nearly always not taken, so it is
+    predicted, and the mark of the target is not even loaded.
+    """
+    flows, enough = source.size, reached.size // 8
+    reached[hub] = 1
+    total, position, prefix = 1, 0, max(flows // 16, 1)
+    while total < enough:
+        before, position = total, 0
+        while position < prefix and total < enough:
+            stop = min(prefix, position + BLOCK)
+            for flow in range(position, stop):
+                if reached[source[flow]]:
+                    total += 1 - reached[target[flow]]
+                    reached[target[flow]] = 1
+            position = stop
+        if prefix == flows and total < enough and total < 2 * before:
+            return STALLED, 0
+        prefix = min(flows, 2 * prefix)
+    return total, position
+
+
+@njit(cache=True, nogil=True)
+def _sweep(source, target, first, last, reached, kept_source, kept_target, kept):  # type: ignore[no-untyped-def]
+    """Pass over flows `first` to `last` once, append those with no end reached to the kept; return (kept, newly reached).
+
+    Branch-free: in this phase the marks are as good as random. The kept arrays may be the source and target arrays themselves,
+    since a flow is never written behind the place it is read from.
+    """
+    new = 0
+    for start in range(first, last, BLOCK):
+        stop = min(last, start + BLOCK)
+        if kept + (stop - start) > kept_source.size:
+            return STALLED, new
+        for flow in range(start, stop):
+            begin, end = source[flow], target[flow]
+            before = reached[end]
+            after = reached[begin] | before
+            reached[end] = after
+            new += np.int64(after ^ before)
+            kept_source[kept] = begin
+            kept_target[kept] = end
+            kept += 1 - np.int64(after)
+    return kept, new
+
+
+def undecided_flows(
+    forward: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    backward: tuple[npt.NDArray[Any], npt.NDArray[Any]],
+    reached: npt.NDArray[np.uint8],
+    reaching: npt.NDArray[np.uint8],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return payer and payee of the flows that can lie inside a component other than the giant one.
+
+    Such a flow has both ends in one class: reached only, reaching only, or neither. The last two are among the `forward` kept flows
+    (payer, payee), the first among the `backward` ones, so the flows themselves need not be read again.
+    """
+    same = reaching[forward[0]] == reaching[forward[1]]
+    only = (reached[backward[0]] & reached[backward[1]]).view(np.bool_)
+    return (
+        np.concatenate([forward[0][same], backward[0][only]]),
+        np.concatenate([forward[1][same], backward[1][only]]),
+    )

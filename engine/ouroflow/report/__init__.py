@@ -1,0 +1,1 @@
+"""What a run leaves behind: tables, summary and run record, written whole or not at all."""

@@ -1,0 +1,127 @@
+"""The answer of ``ouroflow analyze`` on a terminal: how much comes back, to whom, through whom, and on what it rests."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ouroflow.certified import Certified
+from ouroflow.report.tables import identities
+from ouroflow.report.text import money, percent, percent_interval, printable
+
+if TYPE_CHECKING:
+    from ouroflow.analysis import Analysis
+
+ROWS = 15
+"""Companies shown; all of them are in companies.parquet."""
+
+
+def print_answer(analysis: Analysis, out: str | None) -> None:
+    """Print the answer to stdout."""
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    _print_input(console, analysis)
+    _print_fractions(console, analysis)
+    _print_companies(console, analysis)
+    if out is not None:
+        console.print(f"\nWritten to {out}: ouroflow verify {out} checks it, ouroflow trace {out} COMPANY explains a company.")
+
+
+def _print_input(console: Console, analysis: Analysis) -> None:
+    rows, graph, settings = analysis.ledger.rows, analysis.graph, analysis.settings
+    console.print(
+        f"{printable(analysis.name)}: {rows.read:,} rows; {rows.used:,} payments between {graph.companies:,} companies, "
+        f"{graph.flows:,} flows, {money(graph.total, settings.decimals)} {settings.unit}".rstrip()
+    )
+    left_out = {"to oneself": rows.self_payments, **rows.rejected}
+    named = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    if named:
+        console.print(f"  left out: {named}")
+    totals = analysis.ledger.totals_by_status
+    if totals and graph.total:
+        parts = sorted(totals.items(), key=lambda item: -item[1])
+        console.print("  it rests on: " + ", ".join(f"{printable(status)} {percent(sum_ / graph.total)}" for status, sum_ in parts))
+
+
+def _print_fractions(console: Console, analysis: Analysis) -> None:
+    answer, components = analysis.roundtrip, analysis.components
+    hops = analysis.settings.hops
+    limit = f" within {hops} payments" if hops else ""
+    console.print(
+        f"\nOf all that is paid, {percent_interval(answer.fraction)} comes back to its payer through others{limit}."
+        f"  [{answer.fraction.method}]"
+    )
+    console.print(
+        f"  paid on closed loops (inside strong components) {percent_interval(answer.brackets.intra_component)}; "
+        f"could be netted at most {percent_interval(answer.brackets.netting)}; "
+        f"between two companies alone {percent_interval(answer.brackets.bilateral)}; "
+        f"Finn cycling index {percent_interval(answer.finn)}"
+    )
+    largest = int(components.sizes[0]) if components.count else 0
+    console.print(
+        f"  components of two companies or more: {components.nontrivial:,}"
+        + (f"; the largest holds {largest:,} companies" if components.nontrivial else "; no money can come back")
+    )
+
+
+def _print_companies(console: Console, analysis: Analysis) -> None:
+    graph, settings = analysis.graph, analysis.settings
+    returned = analysis.roundtrip.companies
+    shown = company_order(analysis)[:ROWS]
+    if not shown.size:
+        return
+    names = identities(graph)
+    table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
+    table.add_column("\ncompany", overflow="fold")
+    for title in ("\npays", "\nreceives", "comes\nback", "share of\nwhat it pays", "share of\nwhat it receives"):
+        table.add_column(title, justify="right")
+    table.add_column("comes back mostly through\n(of what it pays them)", overflow="fold")
+    for company in shown:
+        figure = returned.of(company, "")
+        paid, received = int(graph.paid[company]), int(graph.received[company])
+        table.add_row(
+            Text(printable(names[int(company)].as_py())),
+            money(paid, settings.decimals),
+            money(received, settings.decimals),
+            money(figure.value, settings.decimals),
+            _share(figure, paid),
+            _share(figure, received),
+            Text(_through(analysis, int(company))),
+        )
+    unit = f" ({settings.unit})" if settings.unit else ""
+    console.print(f"\nCompanies by money that comes back{unit}:")
+    console.print(table)
+    more = int(np.count_nonzero(returned.round_trip > 0)) - len(shown)
+    if more > 0:
+        console.print(f"  and {more:,} more in companies.parquet")
+
+
+def company_order(analysis: Analysis) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Return the companies with round-trip money, those with most first, and those asked for by name before them."""
+    money_back = analysis.roundtrip.companies.round_trip
+    order = np.lexsort((np.arange(money_back.size), -money_back))
+    order = order[money_back[order] > 0]
+    named = np.array(analysis.named, np.int64)
+    return np.concatenate([named, order[~np.isin(order, named)]])
+
+
+def _share(figure: Certified, whole: int) -> str:
+    if whole == 0:
+        return "-"
+    return percent_interval(Certified(figure.value / whole, figure.low / whole, figure.high / whole, ""))
+
+
+def _through(analysis: Analysis, company: int, most: int = 3) -> str:
+    """Name the payees whose money comes back most, with the share of what they are paid that returns."""
+    graph, flows = analysis.graph, analysis.roundtrip.flows
+    span = slice(int(graph.out_offsets[company]), int(graph.out_offsets[company + 1]))
+    back = graph.amount[span] * flows[span]
+    if np.isnan(back).any():
+        return "(ouroflow trace)"
+    names = identities(graph)
+    order = [k for k in np.argsort(-back, kind="stable")[:most] if back[k] > 0]
+    return ", ".join(f"{printable(names[int(graph.payee[span][k])].as_py())} {percent(float(flows[span][k]))}" for k in order)

@@ -1,0 +1,113 @@
+"""The tables of a run as Arrow tables: companies, flows, components and their certificates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    from ouroflow.components import ComponentCertificate, Components
+    from ouroflow.graph import FlowGraph
+    from ouroflow.roundtrip import RoundTrip
+
+
+def identities(graph: FlowGraph) -> pa.Array:
+    """Return the identity of each company: names where there are any, else the ids."""
+    return graph.names if graph.names is not None else pa.array(np.arange(graph.companies))
+
+
+def companies_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) -> pa.Table:
+    """Return one row per company: what it pays and receives, and how much of it comes back (money in minor units)."""
+    returned = roundtrip.companies
+    return pa.table(
+        {
+            "company": identities(graph),
+            "paid": graph.paid,
+            "received": graph.received,
+            "component": components.labels,
+            "round_trip": returned.round_trip,
+            "round_trip_low": returned.low,
+            "round_trip_high": returned.high,
+            "return_fraction": quotient(returned.round_trip, graph.paid),
+            "self_funded_fraction": quotient(returned.round_trip, graph.received),
+            "external_in": graph.throughflow - graph.received,
+            "external_out": graph.throughflow - graph.paid,
+        }
+    )
+
+
+def flows_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) -> pa.Table:
+    """Return one row per flow; `component` is null between components, `return_fraction` where it was not computed."""
+    names = identities(graph)
+    labels = components.labels
+    payer_label = labels[graph.payer]
+    between = payer_label != labels[graph.payee]
+    unknown = np.isnan(roundtrip.flows)
+    return pa.table(
+        {
+            "payer": names.take(pa.array(graph.payer)),
+            "payee": names.take(pa.array(graph.payee)),
+            "amount": graph.amount,
+            "payments": graph.payments.astype(np.int64, copy=False),
+            "component": pa.array(payer_label, mask=between),
+            "return_fraction": pa.array(roundtrip.flows, mask=unknown),
+            "round_trip": pa.array(graph.amount * roundtrip.flows, mask=unknown),
+        }
+    )
+
+
+def components_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) -> pa.Table:
+    """Return one row per component of two companies or more: its size, its inner flows and what goes round in it."""
+    count = components.nontrivial
+    labels = components.labels
+    payer_label = labels[graph.payer]
+    inside = (payer_label == labels[graph.payee]) & (payer_label < count)
+    amount = np.zeros(count, np.int64)
+    np.add.at(amount, payer_label[inside], graph.amount[inside])
+    nontrivial = labels < count
+    return pa.table(
+        {
+            "component": np.arange(count, dtype=np.int32),
+            "companies": components.sizes[:count].astype(np.int64, copy=False),
+            "flows": np.bincount(payer_label[inside], minlength=count).astype(np.int64, copy=False),
+            "amount": amount,
+            "round_trip": np.bincount(labels[nontrivial], roundtrip.companies.round_trip[nontrivial], count),
+            "circulation_low": pa.nulls(count, pa.float64()),
+            "circulation_high": pa.nulls(count, pa.float64()),
+        }
+    )
+
+
+def component_certificate_table(graph: FlowGraph, components: Components, certificate: ComponentCertificate) -> pa.Table:
+    """Return both trees of every component of two companies or more, by identity."""
+    rows = np.flatnonzero(components.labels < components.nontrivial)
+    names = identities(graph)
+    return pa.table(
+        {
+            "company": names.take(pa.array(rows)),
+            "component": components.labels[rows],
+            "to_root": _neighbour(names, certificate.next_to_root[rows]),
+            "to_root_depth": certificate.next_depth[rows].astype(np.int32, copy=False),
+            "from_root": _neighbour(names, certificate.next_from_root[rows]),
+            "from_root_depth": certificate.from_depth[rows].astype(np.int32, copy=False),
+        }
+    )
+
+
+def order_table(certificate: ComponentCertificate) -> pa.Table:
+    """Return the rank of every component: flows between two components go from the lower rank to the higher."""
+    rank = certificate.rank
+    return pa.table({"component": np.arange(rank.size, dtype=np.int32), "rank": rank.astype(np.int64, copy=False)})
+
+
+def quotient(part: npt.NDArray[np.float64], whole: npt.NDArray[np.int64]) -> pa.Array:
+    """Return part / whole, null where the whole is zero."""
+    nothing = whole == 0
+    return pa.array(part / np.where(nothing, 1, whole), mask=nothing)
+
+
+def _neighbour(names: pa.Array, company: npt.NDArray[np.int32]) -> pa.Array:
+    return names.take(pa.array(company, mask=company < 0))

@@ -1,0 +1,646 @@
+"""Sampled round trips: draw a unit of money, walk from its payee, see whether it comes back to its payer.
+
+The unit is drawn with probability w_e / W, so one walk is one yes/no answer to "does it return?" and the share of yes is the
+round-trip fraction, whatever the size of the graph. Money that leaves its component never comes back: only the flows inside
+components are laid out and drawn from, and a walk that leaves its component has ended.
+
+Everything random is integer arithmetic on a counter-based generator (Philox4x32-10; Salmon, Moraes, Dror & Shaw 2011) keyed by
+seed, walk and draw. Threads therefore never change a result, and a GPU twin can walk the same paths bit for bit.
+
+Two walkers share starts and generator. `walk_plain` needs no tables beyond the money layout and draws from the flows
+themselves without any rounding: for the first 10^4..10^6 walks. `walk_lockstep` advances many walks together over alias tables
+(Walker 1977, Vose 1991) with 64-bit thresholds: for many walks. `walk_returns` chooses by predicted cost.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from ouroflow.certified import Certified
+from ouroflow.errors import UsageError
+from ouroflow.roundtrip.intervals import clopper_pearson, draws_needed
+
+if TYPE_CHECKING:
+    from ouroflow.graph import FlowGraph, Ids
+
+Int64s = npt.NDArray[np.int64]
+UInt64s = npt.NDArray[np.uint64]
+UInt8s = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float64]
+
+LEAKED, RETURNED, UNFINISHED = 0, 1, 2
+"""How a walk ended: its money left for good, came back to its payer, or was still walking at the horizon."""
+
+HORIZON = 4096
+"""Hops after which a walk without hop limit is given up; such walks widen the interval."""
+
+MOST_WALKS = 2**31 - 1
+"""Walks of one sample: their squares must fit int64."""
+
+_BLOCK = 64  # flows per block of the money layout: one bit each in a word
+_LANES = 128  # walks that one thread advances together, so that their memory reads overlap
+_LONGEST_ROW = 2**32 - 1  # slots of one alias row: the draw is multiplied by it in 32-bit halves
+
+_LOW32 = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_ZERO = np.uint64(0)
+_ONE = np.uint64(1)
+_LEFT = np.uint64(0xFFFFFFFF)  # target of the slot that leaves the component; no company has this id in an alias table
+
+
+# ---- Philox4x32-10 and exact integer draws ---------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True, inline="always")
+def philox(
+    c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64
+) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
+    """Return the four 32-bit words of the Philox4x32-10 block of a counter (c0..c3) and a key (k0, k1), all kept in uint64."""
+    for _ in range(10):
+        first = np.uint64(0xD2511F53) * c0
+        second = np.uint64(0xCD9E8D57) * c2
+        c0, c1, c2, c3 = (second >> _HALF) ^ c1 ^ k0, second & _LOW32, (first >> _HALF) ^ c3 ^ k1, first & _LOW32
+        k0 = (k0 + np.uint64(0x9E3779B9)) & _LOW32
+        k1 = (k1 + np.uint64(0xBB67AE85)) & _LOW32
+    return c0, c1, c2, c3
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _draw_pair(seed: np.uint64, walk: np.uint64, block: np.uint64, attempt: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """Return draws 2 * block and 2 * block + 1 of a walk, 64 bits each."""
+    a, b, c, d = philox(walk & _LOW32, walk >> _HALF, block, attempt, seed & _LOW32, seed >> _HALF)
+    return (a << _HALF) | b, (c << _HALF) | d
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _multiply_high(a: np.uint64, b: np.uint64) -> np.uint64:
+    """Return the upper 64 bits of the 128-bit product."""
+    a_low, a_high, b_low, b_high = a & _LOW32, a >> _HALF, b & _LOW32, b >> _HALF
+    low = a_low * b_low
+    middle = a_high * b_low + (low >> _HALF)
+    other = a_low * b_high + (middle & _LOW32)
+    return a_high * b_high + (middle >> _HALF) + (other >> _HALF)
+
+
+@njit(cache=True, nogil=True)
+def _uniform_below(
+    bound: np.uint64, bits: np.uint64, seed: np.uint64, walk: np.uint64, draw: np.uint64
+) -> np.int64:
+    """Return an exactly uniform integer below `bound` (Lemire 2019), given the 64 bits of this draw of this walk.
+
+    The few bits that would favour some integers are rejected, and the same draw is repeated with the next attempt number.
+    """
+    if bits * bound < bound:
+        excess = (_ZERO - bound) % bound
+        attempt = _ZERO
+        while bits * bound < excess:
+            attempt += _ONE
+            even, odd = _draw_pair(seed, walk, draw >> _ONE, attempt)
+            bits = odd if draw & _ONE else even
+    return np.int64(_multiply_high(bits, bound))
+
+
+# ---- the money layout ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class MoneyLayout:
+    """The money paid inside components, laid end to end in payer order.
+
+    Attributes
+    ----------
+    graph : FlowGraph
+        Where the flows are.
+    inside : uint64 array of shape (ceil(flows / 64),)
+        Bit e % 64 of word e // 64: whether flow e is laid out.
+    block_before : int64 array of shape (ceil(flows / 64) + 1,)
+        Money laid out before each block of 64 flows; the last entry is all of it.
+    company_before : int64 array of shape (companies + 1,)
+        Money laid out before the first flow of each company.
+    certain : int
+        Money paid inside closed components: all of it returns (nothing leaks, by exact integers), so it is not laid out.
+    closed_paid : int64 array of shape (companies,) or None
+        That money by payer; None where there is none.
+
+    Notes
+    -----
+    Memory: 8 bytes per company and 0.25 bytes per flow.
+    """
+
+    graph: FlowGraph
+    inside: UInt64s
+    block_before: Int64s
+    company_before: Int64s
+    certain: int
+    closed_paid: Int64s | None
+
+    @property
+    def laid(self) -> int:
+        """Return the money laid out."""
+        return int(self.company_before[-1])
+
+
+def lay_money(graph: FlowGraph, labels: Ids, *, hops: int | None = None, threads: int | None = None) -> MoneyLayout:
+    """Lay out the money of all flows inside components: one pass over the flows.
+
+    Parameters
+    ----------
+    graph : FlowGraph
+        n companies, m flows, int64 minor units.
+    labels : int array of shape (n,)
+        Strong component of each company.
+    hops : int, optional
+        Hop limit of the walks to come. Without one, closed components (no company leaks, none pays out of it) are set
+        aside: their money returns with probability 1, after as many hops as the component has companies on average.
+    threads : int, optional
+        Threads to use; results do not depend on it.
+    """
+    blocks = -(-len(graph.payee) // _BLOCK)
+    inside = np.zeros(blocks, np.uint64)
+    block_before = np.zeros(blocks + 1, np.int64)
+    company_before = np.zeros(len(labels) + 1, np.int64)
+    company_paid, block_paid = company_before[1:], block_before[1:]
+
+    def mark(first: int, last: int) -> tuple[int, int]:
+        return _mark_inside(
+            first, last, graph.out_offsets, graph.payee, graph.amount, labels, inside, block_paid, company_paid
+        )
+
+    for company, amount in _in_parts(mark, blocks, threads):
+        company_paid[company] += amount
+    certain, closed_paid = 0, None
+    if hops is None:
+        leaky = np.zeros(int(labels.max(initial=-1)) + 1, np.bool_)
+        _mark_leaky(graph.throughflow, company_paid, labels, leaky)
+        if _any_closed(leaky, company_paid, labels):
+            closed_paid = np.where(leaky[labels], 0, company_paid)
+            certain = int(closed_paid.sum())
+            _take_out(closed_paid, graph.out_offsets, graph.amount, inside, block_paid, company_paid)
+    np.cumsum(company_paid, out=company_paid)
+    np.cumsum(block_paid, out=block_paid)
+    return MoneyLayout(graph, inside, block_before, company_before, certain, closed_paid)
+
+
+@njit(cache=True, nogil=True)
+def _mark_inside(
+    first: int,
+    last: int,
+    out_offsets: Int64s,
+    payee: Ids,
+    amount: Int64s,
+    labels: Ids,
+    inside: UInt64s,
+    block_paid: Int64s,
+    company_paid: Int64s,
+) -> tuple[int, int]:
+    """Mark the flows of a range of blocks; return the company whose row began before the range, and its money in it.
+
+    Rows that begin in the range are written here, so that no two ranges write one entry.
+    """
+    flow = first * _BLOCK
+    company = np.searchsorted(out_offsets, flow, side="right") - 1
+    began_before, owed = company, np.int64(0)
+    row_paid = np.int64(0)
+    for block in range(first, last):
+        word, paid = _ZERO, np.int64(0)
+        for flow in range(block * _BLOCK, min((block + 1) * _BLOCK, len(payee))):
+            while flow >= out_offsets[company + 1]:
+                if company == began_before:
+                    owed = row_paid
+                else:
+                    company_paid[company] = row_paid
+                row_paid = np.int64(0)
+                company += 1
+            if labels[payee[flow]] == labels[company]:
+                word |= _ONE << np.uint64(flow % _BLOCK)
+                paid += amount[flow]
+                row_paid += amount[flow]
+        inside[block] = word
+        block_paid[block] = paid
+    if company == began_before:
+        owed = row_paid
+    else:
+        company_paid[company] = row_paid
+    return began_before, owed
+
+
+@njit(cache=True, nogil=True)
+def _mark_leaky(throughflow: Int64s, company_paid: Int64s, labels: Ids, leaky: npt.NDArray[np.bool_]) -> None:
+    """Mark the components where some company passes on less inside the component than goes through it."""
+    for company in range(len(labels)):
+        if throughflow[company] != company_paid[company]:
+            leaky[labels[company]] = True
+
+
+@njit(cache=True, nogil=True)
+def _any_closed(leaky: npt.NDArray[np.bool_], company_paid: Int64s, labels: Ids) -> bool:
+    for company in range(len(labels)):
+        if company_paid[company] > 0 and not leaky[labels[company]]:
+            return True
+    return False
+
+
+@njit(cache=True, nogil=True)
+def _take_out(
+    closed_paid: Int64s, out_offsets: Int64s, amount: Int64s, inside: UInt64s, block_paid: Int64s, company_paid: Int64s
+) -> None:
+    """Take the flows of closed components out of the layout."""
+    for company in range(len(closed_paid)):
+        if closed_paid[company] > 0:
+            company_paid[company] = 0
+            for flow in range(out_offsets[company], out_offsets[company + 1]):
+                inside[flow // _BLOCK] &= ~(_ONE << np.uint64(flow % _BLOCK))
+                block_paid[flow // _BLOCK] -= amount[flow]
+
+
+@njit(cache=True, nogil=True)
+def _company_at(position: int, company: int, company_before: Int64s) -> int:
+    """Return whose money lies at a position, searching in doubling strides from a company at or before it."""
+    stride = 1
+    while company + stride < len(company_before) and company_before[company + stride] <= position:
+        company += stride
+        stride *= 2
+    high = min(company + stride, len(company_before) - 1)
+    while high - company > 1:
+        middle = (company + high) // 2
+        if company_before[middle] <= position:
+            company = middle
+        else:
+            high = middle
+    return company
+
+
+@njit(cache=True, nogil=True)
+def _flow_at(
+    position: int,
+    company: int,
+    out_offsets: Int64s,
+    amount: Int64s,
+    inside: UInt64s,
+    company_before: Int64s,
+    block_before: Int64s,
+) -> int:
+    """Return the flow of a company whose money lies at a position of the layout: block by bisection, then at most 64 flows."""
+    flow, reached = out_offsets[company], company_before[company]
+    low, high = flow // _BLOCK, (out_offsets[company + 1] - 1) // _BLOCK
+    if low < high:
+        while low < high:
+            middle = (low + high + 1) // 2
+            if block_before[middle] <= position:
+                low = middle
+            else:
+                high = middle - 1
+        if low * _BLOCK > flow:
+            flow, reached = low * _BLOCK, block_before[low]
+    while True:
+        reached += amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
+        if position < reached:
+            return flow
+        flow += 1
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _start_position(walk: int, walks: int, laid: int, drawn: int) -> int:
+    """Return (walk * laid + drawn) // walks without passing 64 bits.
+
+    With `drawn` uniform below `laid`, the numerators of all walks together are uniform below walks * laid: every unit of money
+    is drawn with exactly the same probability, and the walks' positions ascend. (`drawn` is below `laid`, `walks` below 2^31.)
+    """
+    rest = walk * (laid % walks)
+    return walk * (laid // walks) + rest // walks + (rest % walks + drawn) // walks
+
+
+# ---- the plain walker ------------------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _walk_plain(
+    first: int,
+    last: int,
+    walks: int,
+    walk_base: int,
+    seed: np.uint64,
+    last_step: int,
+    out_offsets: Int64s,
+    payee: Ids,
+    amount: Int64s,
+    throughflow: Int64s,
+    inside: UInt64s,
+    company_before: Int64s,
+    block_before: Int64s,
+    payers: Ids,
+    outcomes: UInt8s,
+) -> int:
+    """Walk walks first..last of a sample, one after the other; return the steps taken."""
+    laid = company_before[-1]
+    steps = 0
+    payer = 0
+    for index in range(first, last):
+        walk = np.uint64(walk_base + index)
+        even, odd = _draw_pair(seed, walk, _ZERO, _ZERO)
+        drawn = _uniform_below(np.uint64(laid), even, seed, walk, _ZERO)
+        position = _start_position(index, walks, laid, drawn)
+        payer = _company_at(position, payer, company_before)
+        flow = _flow_at(position, payer, out_offsets, amount, inside, company_before, block_before)
+        company = np.int64(payee[flow])
+        outcome = UNFINISHED
+        for step in range(1, last_step + 1):
+            if step % 2 == 0:
+                even, odd = _draw_pair(seed, walk, np.uint64(step // 2), _ZERO)
+            bits = odd if step % 2 else even
+            steps += 1
+            drawn = _uniform_below(np.uint64(throughflow[company]), bits, seed, walk, np.uint64(step))
+            position = company_before[company] + drawn
+            if position >= company_before[company + 1]:
+                outcome = LEAKED
+                break
+            flow = _flow_at(position, company, out_offsets, amount, inside, company_before, block_before)
+            company = np.int64(payee[flow])
+            if company == payer:
+                outcome = RETURNED
+                break
+        payers[index] = payer
+        outcomes[index] = outcome
+    return steps
+
+
+# ---- alias tables and the lockstep walker ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AliasTable:
+    """Where money goes next, one equally likely slot per flow inside the component, and one for what leaves it.
+
+    Attributes
+    ----------
+    row_offsets : int64 array of shape (companies + 1,)
+        The slots of company i are ``row_offsets[i]:row_offsets[i + 1]``.
+    slots : uint64 array of shape (slots, 2)
+        Column 0: 64-bit threshold; a draw below it goes to the lower 32 bits of column 1, else to the upper 32 bits.
+    longest : int
+        Slots of the longest row.
+
+    Notes
+    -----
+    Memory: 16 bytes per flow inside a component, 16 per leaking company in one, 8 per company.
+
+    The amounts are balanced in exact integers; only the final thresholds are rounded down to multiples of 2^-64. A row of k
+    slots then errs by less than k 2^-63 in total variation: each of its 2k pieces is an interval of 64-bit draws whose
+    count differs from the exact length by less than 1 for the ends and by less than 1 for the threshold.
+    """
+
+    row_offsets: Int64s
+    slots: UInt64s
+    longest: int
+
+    @property
+    def error_per_step(self) -> float:
+        """Return a bound of the total variation error of one step."""
+        return self.longest * 2.0**-63
+
+
+def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTable | None:
+    """Build the alias tables of all companies with money in the layout, or return None where they cannot be built.
+
+    They cannot where the flows of a company times its throughflow pass int64, or from 2^32 - 1 companies on.
+    """
+    graph = layout.graph
+    companies = len(graph.out_offsets) - 1
+    row_offsets = np.zeros(companies + 1, np.int64)
+
+    def count(first: int, last: int) -> int:
+        return _count_slots(
+            first, last, graph.out_offsets, graph.throughflow, layout.inside, layout.company_before, row_offsets[1:]
+        )
+
+    longest = max(_in_parts(count, companies, threads), default=0)
+    if longest < 0 or longest > _LONGEST_ROW or companies >= int(_LEFT):
+        return None
+    np.cumsum(row_offsets, out=row_offsets)
+    slots = np.empty((int(row_offsets[-1]), 2), np.uint64)
+
+    def fill(first: int, last: int) -> None:
+        _fill_rows(
+            first,
+            last,
+            graph.out_offsets,
+            graph.payee,
+            graph.amount,
+            graph.throughflow,
+            layout.inside,
+            row_offsets,
+            slots,
+            np.empty(longest, np.int64),
+            np.empty(longest, np.uint64),
+            np.empty(longest, np.int64),
+        )
+
+    _in_parts(fill, companies, threads)
+    return AliasTable(row_offsets, slots, longest)
+
+
+@njit(cache=True, nogil=True)
+def _count_slots(
+    first: int,
+    last: int,
+    out_offsets: Int64s,
+    throughflow: Int64s,
+    inside: UInt64s,
+    company_before: Int64s,
+    row_slots: Int64s,
+) -> int:
+    """Count the slots of each row; return the largest count, or -1 if amounts times slots would pass int64."""
+    longest = 0
+    for company in range(first, last):
+        paid = company_before[company + 1] - company_before[company]
+        if paid == 0:
+            continue
+        slots = np.int64(throughflow[company] > paid)
+        for flow in range(out_offsets[company], out_offsets[company + 1]):
+            slots += np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
+        if throughflow[company] > np.int64(0x7FFFFFFFFFFFFFFF) // slots:
+            return -1
+        row_slots[company] = slots
+        longest = max(longest, slots)
+    return longest
+
+
+@njit(cache=True, nogil=True)
+def _fraction_bits(part: np.uint64, whole: np.uint64) -> np.uint64:
+    """Return floor(part * 2^64 / whole) for part < whole < 2^63, by long division in digits as wide as `whole` leaves room."""
+    width = _ZERO
+    while (whole << (width + _ONE)) >> (width + _ONE) == whole and width < _HALF:
+        width += _ONE
+    quotient, left = _ZERO, np.uint64(64)
+    while left > _ZERO:
+        digit = min(width, left)
+        part <<= digit
+        quotient = (quotient << digit) | (part // whole)
+        part %= whole
+        left -= digit
+    return quotient
+
+
+@njit(cache=True, nogil=True)
+def _fill_rows(
+    first: int,
+    last: int,
+    out_offsets: Int64s,
+    payee: Ids,
+    amount: Int64s,
+    throughflow: Int64s,
+    inside: UInt64s,
+    row_offsets: Int64s,
+    slots: UInt64s,
+    share: Int64s,
+    target: UInt64s,
+    pending: Int64s,
+) -> None:
+    """Fill alias rows (Vose 1991) in integers: shares are amounts times slots, a full slot holds the throughflow."""
+    for company in range(first, last):
+        row, size = row_offsets[company], row_offsets[company + 1] - row_offsets[company]
+        if size == 0:
+            continue
+        full = throughflow[company]
+        left, used = full, 0
+        for flow in range(out_offsets[company], out_offsets[company + 1]):
+            if (inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE:
+                share[used], target[used] = size * amount[flow], np.uint64(payee[flow])
+                left -= amount[flow]
+                used += 1
+        if left > 0:
+            share[used], target[used] = size * left, _LEFT
+        poor, rich = 0, size  # poor slots are stacked from the front of `pending`, rich ones from its end
+        for slot in range(size):
+            if share[slot] < full:
+                pending[poor] = slot
+                poor += 1
+            else:
+                rich -= 1
+                pending[rich] = slot
+        while poor > 0:
+            poor -= 1
+            taker, giver = pending[poor], pending[rich]
+            slots[row + taker, 0] = _fraction_bits(np.uint64(share[taker]), np.uint64(full))
+            slots[row + taker, 1] = target[taker] | (target[giver] << _HALF)
+            share[giver] -= full - share[taker]
+            if share[giver] < full:
+                pending[poor] = giver
+                poor += 1
+                rich += 1
+        for entry in range(rich, size):  # exactly full: both ways lead to the own target
+            slot = pending[entry]
+            slots[row + slot, 0] = _ZERO
+            slots[row + slot, 1] = target[slot] | (target[slot] << _HALF)
+
+
+@njit(cache=True, nogil=True)
+def _step_lanes(
+    lanes: int,
+    bits: UInt64s,
+    company: UInt64s,
+    slot: Int64s,
+    size: UInt64s,
+    row_offsets: Int64s,
+    slots: UInt64s,
+) -> None:
+    """Advance every lane by one step with its 64 bits: three short loops, so that the reads of all lanes are under way together."""
+    for lane in range(lanes):
+        here = company[lane]
+        slot[lane] = row_offsets[here]
+        size[lane] = np.uint64(row_offsets[here + _ONE] - slot[lane])
+    for lane in range(lanes):
+        # (bits * size) as a 96-bit number: its top is the slot, the 64 bits below are compared with the threshold.
+        middle = (bits[lane] >> _HALF) * size[lane] + (((bits[lane] & _LOW32) * size[lane]) >> _HALF)
+        slot[lane] += np.int64(middle >> _HALF)
+        bits[lane] *= size[lane]
+    for lane in range(lanes):
+        place = slot[lane]
+        upper = np.uint64(bits[lane] >= slots[place, 0]) << np.uint64(5)
+        company[lane] = (slots[place, 1] >> upper) & _LOW32
+
+
+@njit(cache=True, nogil=True)
+def _retire_lanes(
+    lanes: int,
+    last_step: int,
+    company: UInt64s,
+    payer: UInt64s,
+    index: Int64s,
+    step: Int64s,
+    spare: UInt64s,
+    outcomes: UInt8s,
+) -> int:
+    """Record the walks that have ended and close ranks; return how many go on. Every lane has just taken a step."""
+    kept = 0
+    for lane in range(lanes):
+        here, home, walk, steps = company[lane], payer[lane], index[lane], step[lane] + 1
+        returned, left = here == home, here == _LEFT
+        outcomes[walk] = RETURNED if returned else (LEAKED if left else UNFINISHED)
+        company[kept], payer[kept], index[kept], step[kept], spare[kept] = here, home, walk, steps, spare[lane]
+        kept += np.int64(not (returned or left or steps >= last_step))
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _walk_lockstep(
+    first: int,
+    last: int,
+    walks: int,
+    walk_base: int,
+    seed: np.uint64,
+    last_step: int,
+    out_offsets: Int64s,
+    payee: Ids,
+    amount: Int64s,
+    inside: UInt64s,
+    company_before: Int64s,
+    block_before: Int64s,
+    row_offsets: Int64s,
+    slots: UInt64s,
+    payers: Ids,
+    outcomes: UInt8s,
+) -> int:
+    """Walk walks first..last of a sample, many at a time; return the steps taken.
+
+    A Philox block gives two draws: start and step 1, then steps 2 and 3, and so on; each lane keeps the second as its spare.
+    """
+    laid = company_before[-1]
+    company, payer, bits = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
+    spare, size = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
+    index, step, slot = np.empty(_LANES, np.int64), np.empty(_LANES, np.int64), np.empty(_LANES, np.int64)
+    home, lanes, steps, coming = 0, 0, 0, first
+    while True:
+        while lanes < _LANES and coming < last:
+            walk = np.uint64(walk_base + coming)
+            even, spare[lanes] = _draw_pair(seed, walk, _ZERO, _ZERO)
+            drawn = _uniform_below(np.uint64(laid), even, seed, walk, _ZERO)
+            position = _start_position(coming, walks, laid, drawn)
+            home = _company_at(position, home, company_before)
+            flow = _flow_at(position, home, out_offsets, amount, inside, company_before, block_before)
+            payers[coming] = home
+            company[lanes], payer[lanes], index[lanes], step[lanes] = np.uint64(payee[flow]), np.uint64(home), coming, 0
+            lanes += 1
+            coming += 1
+        if lanes == 0:
+            return steps
+        steps += lanes
+        _step_lanes(lanes, spare, company, slot, size, row_offsets, slots)
+        lanes = _retire_lanes(lanes, last_step, company, payer, index, step, spare, outcomes)
+        for lane in range(lanes):
+            bits[lane], spare[lane] = _draw_pair(
+                seed, np.uint64(walk_base + index[lane]), np.uint64((step[lane] + 1) // 2), _ZERO
+            )
+        steps += lanes
+        _step_lanes(lanes, bits, company, slot, size, row_offsets, slots)
+        lanes = _retire_lanes(lanes, last_step, company, payer, index, step, spare, outcomes)

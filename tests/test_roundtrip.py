@@ -1,0 +1,309 @@
+"""The measures of the round-trip room: published values, invariants on random graphs, brute force on small ones."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import oracle
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from ouroflow.errors import UsageError
+from ouroflow.graph import FlowGraph
+from ouroflow.roundtrip import RoundTrip, round_trip_fractions
+
+pytestmark = pytest.mark.cpu
+
+
+def graph_of(weights: list[list[int]]) -> FlowGraph:
+    payer, payee = np.nonzero(np.array(weights))
+    amounts = [weights[i][j] for i, j in zip(payer, payee, strict=True)]
+    return FlowGraph.from_arrays(payer, payee, np.array(amounts, np.int64), companies=len(weights))
+
+
+def values(answer: RoundTrip) -> tuple[float, float]:
+    return answer.fraction.value, answer.finn.value
+
+
+def ring(k: int, amount: int = 7) -> list[list[int]]:
+    return [[amount if j == (i + 1) % k else 0 for j in range(k)] for i in range(k)]
+
+
+@st.composite
+def weights(draw: st.DrawFn, largest: int = 7, amount: int = 50) -> list[list[int]]:
+    n = draw(st.integers(2, largest))
+    cell = st.one_of(st.just(0), st.integers(1, amount))
+    return [[0 if i == j else draw(cell) for j in range(n)] for i in range(n)]
+
+
+# --- published and hand-computed values -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 50, 400])
+def test_a_ring_returns_everything_exactly(k: int) -> None:
+    answer = round_trip_fractions(graph_of(ring(k)))
+    assert values(answer) == (1.0, 1.0)
+    assert answer.brackets.netting.value == 1.0
+    assert (answer.flows == 1.0).all()
+    assert (answer.companies.round_trip == 7.0).all()
+
+
+TOYS = {
+    "no way back": ([[0, 1, 1], [0, 0, 1], [0, 0, 0]], 0, 0, Fraction(1, 3), [0, 0, 0]),
+    "half comes back": ([[0, 2, 0], [0, 0, 1], [1, 0, 0]], Fraction(5, 8), Fraction(1, 2), Fraction(3, 4), [1, 1, 0.5]),
+    "two companies": ([[0, 5], [2, 0]], Fraction(4, 7), Fraction(2, 5), Fraction(4, 7), None),
+    "shortcut": ([[0, 1, 1], [0, 0, 1], [1, 0, 0]], Fraction(7, 12), Fraction(7, 15), Fraction(3, 4), None),
+}
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_toys_have_their_known_values(name: str) -> None:
+    matrix, fraction, finn, netting, _ = TOYS[name]
+    answer = round_trip_fractions(graph_of(matrix))
+    assert answer.fraction.value == pytest.approx(float(fraction), abs=1e-15)
+    assert answer.finn.value == pytest.approx(float(finn), abs=1e-15)
+    assert answer.brackets.netting.value == pytest.approx(float(netting), abs=1e-15)
+    assert answer.fraction.low == answer.fraction.value == answer.fraction.high
+
+
+def test_company_fractions_of_the_half_that_comes_back() -> None:
+    graph = graph_of([[0, 2, 0], [0, 0, 1], [1, 0, 0]])
+    answer = round_trip_fractions(graph)
+    assert answer.companies.round_trip / graph.paid == pytest.approx([0.5, 1.0, 0.5], abs=1e-15)
+
+
+def test_return_probabilities_of_the_shortcut() -> None:
+    graph = graph_of([[0, 1, 1], [0, 0, 1], [1, 0, 0]])
+    answer = round_trip_fractions(graph)
+    assert answer.companies.round_trip / graph.throughflow == pytest.approx([1 / 2, 1 / 3, 1 / 2], abs=1e-15)
+
+
+NETWORKS = ["marine_coprophagy", "cone_spring", "silver_springs", "oyster_reef", "hubbard_brook_ca"]
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", NETWORKS)
+def test_published_finn_cycling_indices(name: str, shared: Path) -> None:
+    """Known boundary: an inflow z alone fixes the throughflow of a network in steady state."""
+    network = json.loads((shared / "reference" / "networks.json").read_text(encoding="utf-8"))["networks"][name]
+    scale = 10**6  # every published figure has at most six decimals
+    flows = np.rint(np.array(network["F"]) * scale).astype(np.int64)
+    inflow = np.rint(np.array(network["z"]) * scale).astype(np.int64)
+    outflow = np.rint(np.array(network["y"]) * scale).astype(np.int64) if "y" in network else None
+    payer, payee = np.nonzero(flows)
+    graph = FlowGraph.from_arrays(
+        payer, payee, flows[payer, payee], companies=len(flows), inflow=inflow, outflow=outflow
+    )
+    answer = round_trip_fractions(graph)
+    assert answer.finn.value == pytest.approx(network["FCI"], abs=1e-6)
+    assert graph.throughflow.sum() / scale == pytest.approx(network["TST"], rel=1e-6)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("given_boundary", [False, True])
+def test_input_output_table_equals_its_leontief_inverse(given_boundary: bool, shared: Path) -> None:
+    rows = (shared / "datasets" / "us_bea_io" / "bea_flows_2017.csv").read_text(encoding="utf-8").splitlines()[1:]
+    cells = [row.split(",") for row in rows]
+    names = sorted({name for cell in cells for name in cell[:2]})
+    position = {name: i for i, name in enumerate(names)}
+    table = np.zeros((len(names), len(names)), np.int64)
+    for payer, payee, amount in cells:
+        table[position[payer], position[payee]] += round(float(amount) * 100)
+    np.fill_diagonal(table, 0)
+    # A given boundary: every industry also sells a quarter of its receipts to, and buys a tenth from, outside.
+    inflow = table.sum(0) // 4 if given_boundary else None
+    outflow = table.sum(1) // 10 if given_boundary else None
+    a, b = np.nonzero(table)
+    graph = FlowGraph.from_arrays(a, b, table[a, b], companies=len(names), inflow=inflow, outflow=outflow)
+    answer, expected = round_trip_fractions(graph), oracle.dense(table, inflow, outflow)
+    assert answer.fraction.value == pytest.approx(expected.fraction, rel=1e-9)
+    assert answer.finn.value == pytest.approx(expected.finn, rel=1e-9)
+    np.testing.assert_allclose(answer.companies.round_trip, expected.round_trip, rtol=1e-9)
+    np.testing.assert_allclose(answer.flows, expected.flows[graph.payer, graph.payee], rtol=1e-9)
+
+
+# --- brute force and invariants ---------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150)
+@given(weights(largest=5, amount=10**6))
+def test_exact_equals_rational_arithmetic(matrix: list[list[int]]) -> None:
+    assume(any(map(any, matrix)))
+    graph = graph_of(matrix)
+    answer = round_trip_fractions(graph)
+    fraction, finn, round_trip = oracle.rational(matrix)
+    assert answer.fraction.value == pytest.approx(float(fraction), rel=1e-13, abs=1e-300)
+    assert answer.finn.value == pytest.approx(float(finn), rel=1e-13, abs=1e-300)
+    np.testing.assert_allclose(answer.companies.round_trip, [float(x) for x in round_trip], rtol=1e-13)
+
+
+@settings(max_examples=150)
+@given(weights())
+def test_order_of_the_figures(matrix: list[list[int]]) -> None:
+    """Invariants 1 and 4: 0 <= FCI <= RTF <= min(nu, sigma) <= 1, and C_i <= min(in_i, out_i)."""
+    assume(any(map(any, matrix)))
+    graph = graph_of(matrix)
+    answer = round_trip_fractions(graph)
+    rtf, fci = values(answer)
+    slack = 1e-12
+    ceiling = min(answer.brackets.netting.value, answer.brackets.intra_component.value)
+    assert 0 <= fci <= rtf + slack <= ceiling + 2 * slack <= 1 + 3 * slack
+    assert 0 <= answer.brackets.bilateral.value <= ceiling + slack
+    assert (answer.companies.round_trip <= np.minimum(graph.paid, graph.received)).all()
+    assert ((answer.flows >= 0) & (answer.flows <= 1)).all()
+
+
+@settings(max_examples=60)
+@given(weights())
+def test_acyclic_flows_return_nothing_exactly(matrix: list[list[int]]) -> None:
+    """Invariant 2: all zero, to the last bit."""
+    upper = [[value if j > i else 0 for j, value in enumerate(row)] for i, row in enumerate(matrix)]
+    assume(any(map(any, upper)))
+    answer = round_trip_fractions(graph_of(upper))
+    assert values(answer) == (0.0, 0.0)
+    assert answer.brackets.bilateral.value == answer.brackets.intra_component.value == 0.0
+    assert not answer.companies.round_trip.any() and not answer.flows.any()
+
+
+@settings(max_examples=60)
+@given(weights(largest=6), st.data())
+def test_balanced_component_returns_everything_exactly(matrix: list[list[int]], data: st.DataObject) -> None:
+    """Invariant 3: random rings laid over each other balance every company; nothing leaks, everything returns."""
+    n = len(matrix)
+    balanced = np.array(ring(n, 3))
+    for _ in range(data.draw(st.integers(1, 4))):
+        order = data.draw(st.permutations(range(n)))
+        balanced[order, np.roll(order, -1)] += data.draw(st.integers(1, 2**40))
+    np.fill_diagonal(balanced, 0)
+    answer = round_trip_fractions(graph_of(balanced.tolist()))
+    assert values(answer) == (1.0, 1.0)
+    assert (answer.flows == 1.0).all()
+
+
+@settings(max_examples=60)
+@given(weights(), st.integers(2, 10**6), st.randoms(use_true_random=False))
+def test_scaling_relabelling_and_splitting_change_nothing(matrix: list[list[int]], factor: int, random: object) -> None:
+    """Invariant 5."""
+    assume(any(map(any, matrix)))
+    graph = graph_of(matrix)
+    before = round_trip_fractions(graph)
+    order = np.random.default_rng(factor).permutation(len(matrix))
+    payer, payee = order[graph.payer], order[graph.payee]
+    part = graph.amount * factor // 3
+    keep = part > 0
+    after = round_trip_fractions(
+        FlowGraph.from_arrays(
+            np.concatenate([payer, payer[keep]]),
+            np.concatenate([payee, payee[keep]]),
+            np.concatenate([graph.amount * factor - part, part[keep]]),
+            companies=len(matrix),
+        )
+    )
+    assert values(after) == pytest.approx(values(before), rel=1e-13)
+    np.testing.assert_allclose(after.companies.round_trip[order], before.companies.round_trip * factor, rtol=1e-12)
+    assert after.brackets.bilateral.value == before.brackets.bilateral.value
+
+
+@settings(max_examples=60)
+@given(weights())
+def test_reversing_all_payments_changes_nothing(matrix: list[list[int]]) -> None:
+    """Invariant 6."""
+    assume(any(map(any, matrix)))
+    before = round_trip_fractions(graph_of(matrix))
+    after = round_trip_fractions(graph_of(np.array(matrix).T.tolist()))
+    assert values(after) == pytest.approx(values(before), rel=1e-13)
+    np.testing.assert_allclose(after.companies.round_trip, before.companies.round_trip, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60)
+@given(weights(largest=5), weights(largest=5))
+def test_components_add(first: list[list[int]], second: list[list[int]]) -> None:
+    """Invariant 7: side by side, every company keeps its figures."""
+    assume(any(map(any, first)) and any(map(any, second)))
+    a, b = graph_of(first), graph_of(second)
+    both = FlowGraph.from_arrays(
+        np.concatenate([a.payer, b.payer + a.companies]),
+        np.concatenate([a.payee, b.payee + a.companies]),
+        np.concatenate([a.amount, b.amount]),
+        companies=a.companies + b.companies,
+    )
+    parts = [round_trip_fractions(g).companies.round_trip for g in (a, b)]
+    np.testing.assert_allclose(round_trip_fractions(both).companies.round_trip, np.concatenate(parts), rtol=1e-13)
+
+
+@settings(max_examples=60)
+@given(weights(), st.data())
+def test_pass_through_shell_changes_nobody_else(matrix: list[list[int]], data: st.DataObject) -> None:
+    """Invariant 8: a shell company between payer and payee hides nothing."""
+    assume(any(map(any, matrix)))
+    graph = graph_of(matrix)
+    flow = data.draw(st.integers(0, graph.flows - 1))
+    shell = graph.companies
+    payer, payee = np.append(graph.payer, shell), np.append(graph.payee, graph.payee[flow])
+    payee[flow] = shell
+    amount = np.append(graph.amount, graph.amount[flow])
+    with_shell = round_trip_fractions(FlowGraph.from_arrays(payer, payee, amount))
+    before = round_trip_fractions(graph)
+    np.testing.assert_allclose(with_shell.companies.round_trip[:shell], before.companies.round_trip, rtol=1e-12, atol=1e-12)
+
+
+@settings(max_examples=60)
+@given(weights(), st.data())
+def test_more_external_flow_lowers_every_return(matrix: list[list[int]], data: st.DataObject) -> None:
+    """Invariant 9."""
+    assume(any(map(any, matrix)))
+    n = len(matrix)
+    extra = np.array(data.draw(st.lists(st.integers(0, 100), min_size=n, max_size=n)))
+    graph = graph_of(matrix)
+    more = FlowGraph.from_arrays(graph.payer, graph.payee, graph.amount, companies=n, inflow=extra, outflow=extra)
+    before, after = round_trip_fractions(graph), round_trip_fractions(more)
+    rho_before = before.companies.round_trip / np.maximum(graph.throughflow, 1)
+    rho_after = after.companies.round_trip / np.maximum(more.throughflow, 1)
+    assert (rho_after <= rho_before + 1e-12).all()
+
+
+@settings(max_examples=60)
+@given(weights())
+def test_hop_limited_values_rise_to_the_limit(matrix: list[list[int]]) -> None:
+    """Invariant 10, and equality with powers of the share matrix for every limit."""
+    assume(any(map(any, matrix)))
+    graph = graph_of(matrix)
+    last = np.zeros(graph.companies)
+    for hops in (2, 3, 4, 9):
+        answer = round_trip_fractions(graph, hops=hops)
+        found = answer.companies.round_trip
+        np.testing.assert_allclose(found, oracle.hop_limited(np.array(matrix), hops), rtol=1e-12, atol=1e-12)
+        assert (found >= last - 1e-9).all()
+        last = found
+    assert (last <= round_trip_fractions(graph).companies.round_trip + 1e-9).all()
+
+
+@settings(max_examples=100)
+@given(weights())
+def test_flow_fractions_add_up_to_the_company(matrix: list[list[int]]) -> None:
+    """Invariant 11: sum_j w_ij h_ji = C_i."""
+    assume(any(map(any, matrix)))
+    graph = graph_of(matrix)
+    answer = round_trip_fractions(graph)
+    sums = np.bincount(graph.payer, graph.amount * answer.flows, graph.companies)
+    np.testing.assert_allclose(sums, answer.companies.round_trip, rtol=1e-12)
+
+
+def test_two_hops_are_plain_reciprocity() -> None:
+    answer = round_trip_fractions(graph_of([[0, 6, 0], [3, 0, 3], [0, 0, 0]]), hops=2)
+    assert answer.companies.round_trip.tolist() == [3.0, 3.0, 0.0]
+
+
+def test_a_hop_limit_below_two_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least 2"):
+        round_trip_fractions(graph_of(ring(3)), hops=1)
+
+
+def test_a_graph_without_flows_has_no_round_trips() -> None:
+    answer = round_trip_fractions(FlowGraph.from_arrays([], [], [], companies=3))
+    assert values(answer) == (0.0, 0.0)
+    assert not answer.companies.round_trip.any()
