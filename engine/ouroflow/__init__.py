@@ -1,1 +1,79 @@
-"""ouroflow: money that goes round, measured and proven."""
+"""ouroflow: money that goes round, measured and proven.
+
+Everything public is reachable from here and loaded on first use, so that ``import ouroflow`` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ouroflow.certified import Certified
+from ouroflow.errors import (
+    InputError,
+    Interrupted,
+    OuroflowError,
+    ResourceError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from ouroflow.analysis import Analysis, analyze
+    from ouroflow.components import Components, components_of, strong_components
+    from ouroflow.graph import FlowGraph
+    from ouroflow.ledger import Ledger, read_ledger
+    from ouroflow.roundtrip import RoundTrip, round_trip_fractions
+    from ouroflow.trace import trace
+    from ouroflow.verify import verify
+
+_HOME = {
+    "Analysis": "analysis",
+    "analyze": "analysis",
+    "Components": "components",
+    "components_of": "components",
+    "strong_components": "components",
+    "FlowGraph": "graph",
+    "Ledger": "ledger",
+    "read_ledger": "ledger",
+    "RoundTrip": "roundtrip",
+    "round_trip_fractions": "roundtrip",
+    "trace": "trace",
+    "verify": "verify",
+}
+
+__all__ = [
+    "Analysis",
+    "Certified",
+    "Components",
+    "FlowGraph",
+    "InputError",
+    "Interrupted",
+    "Ledger",
+    "OuroflowError",
+    "ResourceError",
+    "RoundTrip",
+    "UsageError",
+    "VerificationError",
+    "analyze",
+    "components_of",
+    "read_ledger",
+    "round_trip_fractions",
+    "strong_components",
+    "trace",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ouroflow' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"ouroflow.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -5,32 +5,30 @@ Data runs one way. Every stage is timed, and what it found is handed to the next
 
 from __future__ import annotations
 
-import hashlib
+import difflib
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ouroflow.assets import dataset_names, load_dataset
-from ouroflow.components import ComponentCertificate, Components, certify, components_of
+from ouroflow.components import Components, certify, components_of
 from ouroflow.digest import result_digest
 from ouroflow.errors import UsageError
-from ouroflow.graph import FlowGraph, exact_sum
+from ouroflow.graph import FlowGraph
 from ouroflow.ledger import Ledger, read_ledger
 from ouroflow.report import tables
 from ouroflow.report.folder import OutFolder
-from ouroflow.roundtrip import RoundTrip, round_trip_fractions
+from ouroflow.report.text import printable
+from ouroflow.roundtrip import Brackets, RoundTrip, brackets, round_trip_fractions
 from ouroflow.runtime.device import Device, choose_device
 from ouroflow.runtime.stages import Stages
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
 
 MEASURES = ("components", "roundtrip")
 """The measures of this version; circulation and cycles are named in the design and not built yet."""
@@ -87,27 +85,46 @@ class Analysis:
         Who pays whom how much.
     components : Components
         Strong components of the graph.
+    brackets : Brackets
+        Netting, intra-component and bilateral fraction.
     roundtrip : RoundTrip or None
-        Round-trip fractions; None when they were not asked for.
+        Round-trip fractions; None when only components were asked for.
     settings : Settings
     device : Device
     stages : Stages
         What each stage took.
+    named : tuple of int
+        Ids of the companies asked for by name.
+    family : str
+        pandas, polars or arrow: what `companies` and `flows` are given back as.
     """
 
     name: str
     ledger: Ledger
     graph: FlowGraph
     components: Components
-    roundtrip: RoundTrip
+    brackets: Brackets
+    roundtrip: RoundTrip | None
     settings: Settings
     device: Device
     stages: Stages
+    named: tuple[int, ...] = ()
+    family: str = "arrow"
+
+    @cached_property
+    def companies(self) -> Any:
+        """One row per company, as companies.parquet; a pandas, Polars or Arrow table like the source."""
+        return _as_family(tables.companies_table(self.graph, self.components, self.roundtrip), self.family)
+
+    @cached_property
+    def flows(self) -> Any:
+        """One row per flow, as flows.parquet; a pandas, Polars or Arrow table like the source."""
+        return _as_family(tables.flows_table(self.graph, self.components, self.roundtrip), self.family)
 
     def summary(self) -> dict[str, Any]:
         """Return the content of summary.json; keys are stable, measures that were not computed are null."""
-        brackets = self.roundtrip.brackets
-        sizes = self.components.sizes
+        fraction = None if self.roundtrip is None else self.roundtrip.fraction.as_dict()
+        finn = None if self.roundtrip is None else self.roundtrip.finn.as_dict()
         return {
             "companies": self.graph.companies,
             "flows": self.graph.flows,
@@ -116,14 +133,14 @@ class Analysis:
             "components": {
                 "count": self.components.count,
                 "nontrivial": self.components.nontrivial,
-                "largest": int(sizes[0]) if sizes.size else 0,
+                "largest": self.components.largest,
             },
-            "round_trip_fraction": self.roundtrip.fraction.as_dict(),
-            "finn_cycling_index": self.roundtrip.finn.as_dict(),
+            "round_trip_fraction": fraction,
+            "finn_cycling_index": finn,
             "max_circulation_fraction": None,
-            "netting_fraction": brackets.netting.as_dict(),
-            "bilateral_fraction": brackets.bilateral.as_dict(),
-            "intra_component_fraction": brackets.intra_component.as_dict(),
+            "netting_fraction": self.brackets.netting.as_dict(),
+            "bilateral_fraction": self.brackets.bilateral.as_dict(),
+            "intra_component_fraction": self.brackets.intra_component.as_dict(),
             "cycles": None,
         }
 
@@ -185,3 +202,189 @@ def versions() -> dict[str, str]:
     """Return the versions that a figure depends on."""
     packages = ("ouroflow", "numpy", "numba", "scipy", "pyarrow")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def analyze(
+    source: Any,
+    *,
+    out: str | Path | None = None,
+    payer: str | None = None,
+    payee: str | None = None,
+    amount: str | None = None,
+    time: str | None = None,
+    id: str | None = None,
+    currency: str | None = None,
+    decimals: int | None = None,
+    status: Sequence[str] | None = None,
+    reversals: str = "stop",
+    on_bad_rows: str = "stop",
+    boundary: str | Path | None = None,
+    entities: str | Path | None = None,
+    rates: str | Path | None = None,
+    measures: Sequence[str] = MEASURES,
+    tolerance: float = 1e-3,
+    hops: int | None = None,
+    top: int = 100,
+    company: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    quiet: bool = True,
+) -> Analysis:
+    """Read payments and compute what goes round.
+
+    Parameters
+    ----------
+    source : path, list of paths, data frame, table, graph, or the name of a bundled data set
+        As for :func:`ouroflow.read_ledger`.
+    out : path, optional
+        Folder to write; an older result there is replaced. Nothing is written without it.
+    payer, payee, amount, time, id, currency : str, optional
+        Columns; guessed from their names when unambiguous.
+    decimals : int, optional
+        Minor units are 10^-decimals of the unit of amounts (default 2; a bundled data set brings its own).
+    status : sequence of str, optional
+        Count only payments with one of these statuses.
+    reversals : {'stop', 'flip'}
+        What a negative amount means: an error, or the payee pays back.
+    on_bad_rows : {'stop', 'reject'}
+        Stop at bad rows, or set them aside in rejected.parquet.
+    boundary, entities, rates : path, optional
+        Known external flows, companies to merge, exchange rates.
+    measures : sequence of str
+        components, roundtrip.
+    tolerance : float
+        Half-width that sampled figures are driven to; 0 asks for exact figures whatever they cost.
+    hops : int, optional
+        Count round trips of at most so many payments.
+    top : int
+        Certify so many companies with most round-trip money where not all are exact.
+    company : sequence of str
+        Certify these companies too.
+    seed : int
+        Seed of the walks.
+    device : {'auto', 'cpu', 'gpu'}
+        Where to compute.
+    quiet : bool
+        Say nothing on stderr.
+
+    Returns
+    -------
+    Analysis
+
+    Raises
+    ------
+    UsageError, InputError, ResourceError
+        With a message that says what was found, where, and what to do.
+    """
+    chosen = choose_device(device)
+    _check_measures(measures)
+    stages = Stages(quiet=quiet, total=5 if out is not None else 4)
+    try:
+        stages.note(f"device {chosen.name}: {chosen.why}")
+        dataset = load_dataset(source) if isinstance(source, str) and source in dataset_names() else None
+        roles: dict[str, str | None] = {
+            "payer": payer, "payee": payee, "amount": amount, "time": time, "id": id, "currency": currency,
+        }  # fmt: skip
+        if dataset is not None:
+            roles = {role: column or dataset.roles.get(role) for role, column in roles.items()}
+            decimals = dataset.card["decimals"] if decimals is None else decimals
+            status = dataset.statuses if status is None else status
+        with stages.stage("ledger", f"read {_named(source)}"):
+            ledger = read_ledger(
+                source if dataset is None else dataset.path,
+                **roles,
+                decimals=2 if decimals is None else decimals,
+                statuses=None if status is None else set(status),
+                reversals=reversals,
+                on_bad_rows=on_bad_rows,
+                rates=rates,
+                entities=entities,
+                boundary=boundary,
+            )
+        for note in ledger.notes:
+            stages.note(note)
+        settings = Settings(
+            measures=tuple(measures),
+            tolerance=tolerance,
+            hops=hops,
+            top=top,
+            company=tuple(company),
+            seed=seed,
+            decimals=ledger.decimals,
+            unit=dataset.card["unit"] if dataset is not None else (ledger.currency or ""),
+        )
+        analysis = _compute(_named(source), ledger, settings, chosen, stages, _family(source))
+        if out is not None:
+            analysis.save(out)
+        return analysis
+    finally:
+        stages.close()
+
+
+def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stages: Stages, family: str) -> Analysis:
+    with stages.stage("graph", f"sum {ledger.rows.used:,} payments into flows"):
+        graph = ledger.graph()
+    named = tuple(find_company(graph, company) for company in settings.company)
+    with stages.stage("components", f"{graph.companies:,} companies, {graph.flows:,} flows"):
+        components = components_of(graph)
+        bracket = brackets(graph, components.labels)
+    roundtrip = None
+    if "roundtrip" in settings.measures:
+        with stages.stage("roundtrip", f"{components.nontrivial:,} components of two companies or more"):
+            roundtrip = round_trip_fractions(
+                graph,
+                components,
+                tolerance=settings.tolerance,
+                confidence=settings.confidence,
+                hops=settings.hops,
+                top=settings.top,
+                companies=named,
+                seed=settings.seed,
+            )
+    return Analysis(name, ledger, graph, components, bracket, roundtrip, settings, device, stages, named, family)
+
+
+def find_company(graph: FlowGraph, name: str) -> int:
+    """Return the id of a company by its identity as text.
+
+    Raises
+    ------
+    UsageError
+        If there is none; close names are listed.
+    """
+    names = tables.identities(graph).cast(pa.string())
+    at = pc.index(names, name).as_py()
+    if at < 0:
+        close = difflib.get_close_matches(name, names.to_pylist(), n=5, cutoff=0.5) if graph.companies <= 200_000 else []
+        hint = f"; close names: {', '.join(map(printable, close))}" if close else ""
+        raise UsageError(f"--company {printable(name)}: no such company among {graph.companies:,}{hint}")
+    return int(at)
+
+
+def _check_measures(measures: Sequence[str]) -> None:
+    unknown = sorted(set(measures) - set(MEASURES))
+    if unknown:
+        raise UsageError(f"--measures {','.join(unknown)}: this version computes {' and '.join(MEASURES)}")
+
+
+def _named(source: Any) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, list | tuple) and source:
+        return f"{source[0]} and {len(source) - 1} more" if len(source) > 1 else str(source[0])
+    return f"{type(source).__module__.partition('.')[0]} {type(source).__name__}"
+
+
+def _family(source: Any) -> str:
+    module = type(source).__module__.partition(".")[0]
+    return module if module in ("pandas", "polars") else "arrow"
+
+
+def _as_family(table: pa.Table, family: str) -> Any:
+    if family == "pandas":
+        return table.to_pandas()
+    if family == "polars":
+        import polars
+
+        return polars.from_arrow(table)
+    return table

@@ -1,39 +1,41 @@
-"""The result digest: one identity for what a run found, whatever device, row order or file encoding it came from.
+r"""The result digest: one identity for what a run found, whatever device, row order or file encoding it came from.
 
 Specification (``ouroflow-result-1``)
 -------------------------------------
-All arithmetic on words is modulo 2**64. ``mix(z)`` is the finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)::
+All arithmetic on words is modulo 2**64. ``mix`` is the finaliser of splitmix64 (Steele, Lea & Flood, OOPSLA 2014)::
 
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9;  z = (z ^ z >> 27) * 0x94D049BB133111EB;  z = z ^ z >> 31
 
-``absorb(h, w) = mix((h ^ w) + 0x9E3779B97F4A7C15)``. Each row of a table starts with h = 0 and absorbs one word per column,
-in the order of the list below; a null absorbs ``NULL``. A table is then the pair of sums over its rows of ``mix(h ^ LANE_0)``
-and ``mix(h ^ LANE_1)``: sums do not depend on the order of rows, need no sort, and add up over the parts of a cluster.
-The digest is the SHA-256, in hex, of one line of ASCII per table: ``<table> <rows> <sum 0> <sum 1>\\n`` (sums as 16 hex digits),
-after the line ``ouroflow-result-1\\n``.
+``absorb(h, w) = mix((h ^ w) + 0x9E3779B97F4A7C15)``. Each row of a table starts with h = 0 and absorbs one word per
+column, in the order of the list below; a null absorbs ``NULL``. A table is then the pair of sums over its rows of
+``mix(h ^ LANES[0])`` and ``mix(h ^ LANES[1])``: sums do not depend on the order of rows, need no sort, and add up over
+the parts of a cluster. The digest is the SHA-256, in hex, of the ASCII text ``ouroflow-result-1\n`` followed by
+``<table> <rows> <sum 0> <sum 1>\n`` for companies, flows, components in this order (sums as 16 lower case hex digits).
 
-=========== ==========================================================================================================
+=========== ===========================================================================================
 table       words of a row
-=========== ==========================================================================================================
-companies   identity(company), paid, received, component, external_in, external_out, fraction(round_trip / max(paid, 1)),
-            bound(round_trip_low), bound(round_trip_high)
+=========== ===========================================================================================
+companies   identity(company), paid, received, component, external_in, external_out,
+            fraction(round_trip / max(paid, 1)), bound(round_trip_low), bound(round_trip_high)
 flows       identity(payer), identity(payee), amount, payments, component, fraction(return_fraction)
 components  component, companies, flows, amount, relative(circulation_low), relative(circulation_high)
-=========== ==========================================================================================================
+=========== ===========================================================================================
 
 - integers: the two's complement of the int64.
-- identity: an integer v is ``absorb(INTEGER, v)``. A string starts with ``absorb(STRING, number of bytes)`` and absorbs its UTF-8
-  bytes as little-endian words of 8, the last one filled with zero bytes; a string of more than 256 bytes is replaced by the
-  SHA-256 (32 bytes) of its bytes, keeping its own length in the first word.
-- fraction(x): ``floor(x * 10**6 + SHIFT)``. SHIFT is irrational, so that the simple ratios that graphs produce (halves, thirds,
-  decimals) lie far from the edge of a cell: two devices whose figures differ by 1e-15 disagree on one figure in 10**9.
-- bound(x): ``EXACT`` where low = round_trip = high, else relative(x). Iterated and sampled bounds are thus in the digest closely.
-- relative(x): with x = m * 2**e, 0.5 <= m < 1: q = floor(m * 2**42 + SHIFT), (q, e) = (2**41, e + 1) where q = 2**42;
-  the word is q + (e + 2048) * 2**48.
-- a fraction or bound that is not finite is ``NOT_FINITE``; a fraction cell is clipped to +-2**62.
+- identity: an integer v is ``absorb(INTEGER, v)``. A string starts with ``absorb(STRING, number of bytes)`` and absorbs
+  its UTF-8 bytes as little-endian words of 8, the last one filled with zero bytes. Of a string of more than 256 bytes
+  the SHA-256 (32 bytes) is absorbed instead.
+- fraction(x): ``floor(x * 10**6 + SHIFT)``, clipped to +-2**62. SHIFT is irrational, so that the simple ratios that
+  graphs produce (halves, thirds, decimals) lie far from the edge of a cell: two devices whose figures differ by 1e-15
+  disagree on about one figure in 10**9.
+- relative(x): with x = m * 2**e, 0.5 <= abs(m) < 1: q = floor(m * 2**42 + SHIFT), and (q, e) = (2**41, e + 1) where
+  q = 2**42; the word is q + (e + 2048) * 2**48.
+- bound(x): ``EXACT`` where round_trip_low = round_trip = round_trip_high, else relative(x).
+- a fraction or relative that is not finite is ``NOT_FINITE``.
 
-Columns that follow from these (return_fraction and self_funded_fraction of companies, round_trip of flows and components) are left
-out: ``ouroflow verify`` recomputes them. The digest is an identity, not a proof, and no defence against forgery.
+Columns that follow from these (return_fraction and self_funded_fraction of companies, round_trip of flows and
+components) are left out: ``ouroflow verify`` recomputes them. The digest is an identity, not a proof, and no defence
+against forgery.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ def result_digest(companies: pa.Table, flows: pa.Table, components: pa.Table) ->
     Parameters
     ----------
     companies, flows, components : pa.Table
-        The tables of the OUT folder, in any row order and chunking, with at least the columns listed in this module's docstring.
+        The tables of the OUT folder, in any row order and chunking, with the columns named in this module's docstring.
 
     Raises
     ------
@@ -139,9 +141,10 @@ def _absorb(state: Words, words: Words) -> Words:
 def _numbers(column: pa.ChunkedArray, dtype: type[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Return a column's values (0 for nulls) and which of them are null."""
     null = column.is_null().to_numpy()
+    column = column.cast(pa.from_numpy_dtype(dtype))
     if column.null_count:
         column = column.fill_null(0)
-    return column.to_numpy().astype(dtype, copy=False), null
+    return column.to_numpy(), null
 
 
 def _integer(column: pa.ChunkedArray) -> Words:

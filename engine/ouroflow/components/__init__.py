@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ouroflow.components.threads import in_threads
 from ouroflow.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -158,8 +159,9 @@ def certify(graph: FlowGraph, components: Components) -> ComponentCertificate:
 
 def _checked_flows(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int | None) -> tuple[IdArray, IdArray, int]:
     """Return contiguous id arrays of one dtype and the number of companies."""
-    payer_ids, payer_top = _checked_ids(payer, "payer")
-    payee_ids, payee_top = _checked_ids(payee, "payee")
+    (payer_ids, payer_top), (payee_ids, payee_top) = in_threads(
+        lambda: _checked_ids(payer, "payer"), lambda: _checked_ids(payee, "payee")
+    )
     if payer_ids.size != payee_ids.size:
         raise InputError(
             f"payer has {payer_ids.size} ids and payee {payee_ids.size}: every flow needs one payer and one payee"

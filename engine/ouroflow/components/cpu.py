@@ -13,16 +13,14 @@ Working memory, beside the input and the labels: sweeps 8 bytes per flow and 10 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ouroflow.components.cpu_sweep import STALLED, busiest_company, close_by_sweeps, undecided_flows
+from ouroflow.components.cpu_sweep import STALLED, busiest_company, close_by_sweeps, keep_same_class
+from ouroflow.components.threads import in_threads, parts
 
 Ids = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -48,9 +46,9 @@ def components_of_flows(payer: Ids, payee: Ids, companies: int) -> tuple[Ids, np
     labels : int32 or int64[companies]
     sizes : int64[components of two or more companies]
     """
-    payer, payee = read_only(payer), read_only(payee)
+    payer, payee = as_input(payer), as_input(payee)
     if payer.size < FEW_FLOWS:
-        return by_depth_first_search(*index_by_payer([(payer, payee)], companies), _no_marks(companies, payer.dtype))
+        return by_depth_first_search(*index_by_payer([(payer, payee)], companies))
     if payer.size >= DENSE * companies:
         swept = by_sweeps(payer, payee, companies)
         if swept is not None:
@@ -62,54 +60,46 @@ def components_of_offsets(
     out_offsets: Offsets, payee: Ids, in_offsets: Offsets, in_payer: Ids
 ) -> tuple[Ids, npt.NDArray[np.int64]]:
     """Label the components of flows that are indexed by payer and by payee already."""
-    out_offsets, payee = read_only(out_offsets), read_only(payee)
-    order = _no_marks(out_offsets.size - 1, payee.dtype)
+    outgoing, incoming = (as_input(out_offsets), as_input(payee)), (as_input(in_offsets), as_input(in_payer))
     if payee.size < FEW_FLOWS:
-        return by_depth_first_search(out_offsets, payee, order)
+        return by_depth_first_search(*outgoing)
     hub = int(np.minimum(np.diff(out_offsets), np.diff(in_offsets)).argmax())
-    giant = by_two_searches((out_offsets, payee), (read_only(in_offsets), read_only(in_payer)), hub)
-    return by_depth_first_search(out_offsets, payee, order, giant)
+    return by_depth_first_search(*outgoing, by_two_searches(outgoing, incoming, hub))
 
 
 def by_sweeps(payer: Ids, payee: Ids, companies: int) -> tuple[Ids, npt.NDArray[np.int64]] | None:
     """Label by sweeps over the raw flows; None where they do not pay (see `close_by_sweeps`)."""
-    hub = _sampled_hub(payer, payee, companies)
     reached, reaching = np.zeros(companies, np.uint8), np.zeros(companies, np.uint8)
+    hub = busiest_company(payer, payee, reached, reaching)
     # Half of the flows is room enough: with more left after a pass, an index by payer is the better way.
     room = payer.size // 2 + 1
-    forward = np.empty(room, payer.dtype), np.empty(room, payer.dtype)
-    backward = np.empty(room, payer.dtype), np.empty(room, payer.dtype)
-    kept_forward, kept_backward = in_threads(
+    forward, backward = ((np.empty(room, payer.dtype), np.empty(room, payer.dtype)) for _ in range(2))
+    left_forward, left_backward = in_threads(
         lambda: close_by_sweeps(payer, payee, hub, reached, forward[0], forward[1]),
         lambda: close_by_sweeps(payee, payer, hub, reaching, backward[1], backward[0]),
     )
-    if STALLED in (kept_forward, kept_backward):
+    if STALLED in (left_forward, left_backward):
         return None
-    rest_payer, rest_payee = undecided_flows(
-        (forward[0][:kept_forward], forward[1][:kept_forward]),
-        (backward[0][:kept_backward], backward[1][:kept_backward]),
-        reached,
-        reaching,
-    )
-    del forward, backward
-    members, rest_payer, rest_payee = _dense_ids(rest_payer, rest_payee, companies)
-    rest = index_by_payer([(rest_payer, rest_payee)], members.size)
-    found = depth_first_components(*rest, _no_marks(members.size, payer.dtype))
-    component = np.full(companies, -1, payer.dtype)
-    component[members] = found[0]
-    return numbered(component, found[1], members[found[2]], reached & reaching)
+    # A component other than the hub's lies within one class: reaching the hub only, reached only, or neither. Flows inside the first
+    # and the last are among those left forward, flows inside the second among those left backward: no need to read all again.
+    undecided = [
+        _cut(forward, keep_same_class(*_cut(forward, left_forward), reaching, 0)),
+        _cut(backward, keep_same_class(*_cut(backward, left_backward), reached, 1)),
+    ]
+    reached &= reaching
+    return by_search_among_ends(undecided, companies, reached)
 
 
 def by_trim_and_search(payer: Ids, payee: Ids, companies: int) -> tuple[Ids, npt.NDArray[np.int64]]:
     """Label by trimming and search along indexes: sparse graphs, long paths, no giant component."""
-    chunks, trimmed = trim(payer, payee, companies)
+    trimmed = trim(payer, payee, companies)
+    if trimmed is not None:
+        return by_search_among_ends(trimmed, companies)
+    chunks = _chunks((payer, payee))
     outgoing = index_by_payer(chunks, companies)
-    order = _no_marks(companies, payer.dtype)
-    if trimmed:
-        return by_depth_first_search(*outgoing, order)
     incoming = index_by_payer([(ends, starts) for starts, ends in chunks], companies)
-    giant = by_two_searches(outgoing, incoming, _sampled_hub(payer, payee, companies))
-    return by_depth_first_search(*outgoing, order, giant)
+    hub = busiest_company(payer, payee, np.zeros(companies, np.uint8), np.zeros(companies, np.uint8))
+    return by_depth_first_search(*outgoing, by_two_searches(outgoing, incoming, hub))
 
 
 def by_two_searches(outgoing: tuple[Offsets, Ids], incoming: tuple[Offsets, Ids], hub: int) -> Bytes:
@@ -120,53 +110,80 @@ def by_two_searches(outgoing: tuple[Offsets, Ids], incoming: tuple[Offsets, Ids]
         lambda: _search(*outgoing, hub, reached, np.empty(companies, dtype)),
         lambda: _search(*incoming, hub, reaching, np.empty(companies, dtype)),
     )
-    return reached & reaching
+    reached &= reaching
+    return reached
 
 
 def by_depth_first_search(
-    offsets: Offsets, payee: Ids, order: Ids, giant: Bytes | None = None
+    offsets: Offsets, payee: Ids, giant: Bytes | None = None
 ) -> tuple[Ids, npt.NDArray[np.int64]]:
     """Label from the flows by payer; `giant` marks the members of a component that is known already."""
+    companies = offsets.size - 1
+    component, sizes, smallest = _with_giant(giant, companies, payee.dtype)
+    order = np.zeros(companies, component.dtype)
     if giant is not None:
-        order[giant.view(np.bool_)] = order.size + 1
-    component, sizes, smallest = depth_first_components(offsets, payee, order)
-    return numbered(component, sizes, smallest, giant)
+        np.multiply(giant, companies + 1, out=order, dtype=order.dtype)
+    found = depth_first_components(offsets, payee, order, component, len(sizes))
+    return numbered(component, np.append(sizes, found[0]), np.append(smallest, found[1]))
 
 
-def numbered(
-    component: Ids, sizes: Ids, smallest: Ids, giant: Bytes | None = None
+def by_search_among_ends(
+    chunks: list[Flows], companies: int, giant: Bytes | None = None
 ) -> tuple[Ids, npt.NDArray[np.int64]]:
+    """Label from the flows that are left, none of them at a member of `giant`: the search spans only companies that have one.
+
+    The flows are renumbered in place.
+    """
+    component, sizes, smallest = _with_giant(giant, companies, chunks[0][0].dtype)
+    pays, is_paid = np.empty(companies, np.uint8), np.empty(companies, np.uint8)
+    _mark_active(chunks, pays, is_paid)
+    members = np.flatnonzero(pays | is_paid)
+    del pays, is_paid
+    # Until their component is known, `component` lends its places to the new ids of these companies.
+    component[members] = np.arange(members.size)
+    in_threads(*(lambda ids=ids: _translate(ids, component) for chunk in chunks for ids in chunk))
+    offsets, payee = index_by_payer([(as_input(starts), as_input(ends)) for starts, ends in chunks], members.size)
+    found_component, order = np.full(members.size, -1, component.dtype), np.zeros(members.size, component.dtype)
+    found = depth_first_components(offsets, payee, order, found_component, len(sizes))
+    component[members] = found_component
+    return numbered(component, np.append(sizes, found[0]), np.append(smallest, members[found[1]]))
+
+
+def _with_giant(giant: Bytes | None, companies: int, dtype: np.dtype[Any]) -> tuple[Ids, list[int], list[int]]:
+    """Return provisional components (0: the giant one, if there is one; -1: alone), their sizes and smallest companies."""
+    signed = np.dtype(np.int64 if dtype.itemsize == 8 else np.int32)
+    size = 0 if giant is None else int(np.count_nonzero(giant))
+    if giant is None or size < 2:
+        return np.full(companies, -1, signed), [], []
+    component = giant.astype(signed)
+    component -= 1
+    return component, [size], [int(giant.argmax())]
+
+
+def numbered(component: Ids, sizes: Ids, smallest: Ids) -> tuple[Ids, npt.NDArray[np.int64]]:
     """Turn provisional component numbers (-1: alone) into final labels, in place; return them and the sizes.
 
-    `sizes` and `smallest` hold the size and the smallest company of each provisional component; `giant` marks one more.
+    `sizes` and `smallest` hold the size and the smallest company of each provisional component.
     """
-    giant_size = 0 if giant is None else int(np.count_nonzero(giant))
-    if giant is not None and giant_size >= 2:
-        component[giant.view(np.bool_)] = sizes.size
-        sizes = np.append(sizes, giant_size)
-        smallest = np.append(smallest, giant.argmax())
+    sizes = sizes.astype(np.int64)
     final = np.lexsort((smallest, -sizes))
-    rank = np.empty(final.size, component.dtype)
-    rank[final] = np.arange(final.size, dtype=component.dtype)
+    rank = np.zeros(final.size + 1, component.dtype)
+    rank[final] = np.arange(final.size)
     _renumber(component, rank)
-    return component, sizes[final].astype(np.int64)
+    return component, sizes[final]
 
 
-def trim(payer: Ids, payee: Ids, companies: int) -> tuple[list[Flows], bool]:
+def trim(payer: Ids, payee: Ids, companies: int) -> list[Flows] | None:
     """Drop flows whose payer is never paid or whose payee never pays, in rounds: they lie on no cycle.
 
-    Returns
-    -------
-    chunks : list of (payer, payee)
-        The flows that are left, one piece per thread; views of the input if nothing was trimmed.
-    trimmed : bool
+    Returns the flows that are left as (payer, payee), one piece per thread; None, after one look, if trimming is not worth it.
     """
-    chunks = [(payer[part], payee[part]) for part in _parts(payer.size)]
-    pays, is_paid = _active(chunks, companies)
+    chunks = _chunks((payer, payee))
+    pays, is_paid = np.empty(companies, np.uint8), np.empty(companies, np.uint8)
+    _mark_active(chunks, pays, is_paid)
     if companies - np.count_nonzero(pays & is_paid) < TRIM_WORTH * companies:
-        return chunks, False
-    kept = np.empty_like(payer), np.empty_like(payee)
-    room = [(kept[0][part], kept[1][part]) for part in _parts(payer.size)]
+        return None
+    room = _chunks((np.empty_like(payer), np.empty_like(payee)))
     before = payer.size
     for _ in range(TRIM_ROUNDS):
         counts = in_threads(
@@ -175,12 +192,13 @@ def trim(payer: Ids, payee: Ids, companies: int) -> tuple[list[Flows], bool]:
                 for chunk, out in zip(chunks, room, strict=True)
             )
         )
-        chunks = [(read_only(out[0][:k]), read_only(out[1][:k])) for out, k in zip(room, counts, strict=True)]
+        room = [_cut(out, count) for out, count in zip(room, counts, strict=True)]
         if sum(counts) > (1 - TRIM_WORTH) * before:
             break
         before = sum(counts)
-        pays, is_paid = _active(chunks, companies)
-    return chunks, True
+        chunks = [(as_input(starts), as_input(ends)) for starts, ends in room]
+        _mark_active(chunks, pays, is_paid)
+    return room
 
 
 def index_by_payer(chunks: list[Flows], companies: int) -> tuple[Offsets, Ids]:
@@ -194,8 +212,8 @@ def index_by_payer(chunks: list[Flows], companies: int) -> tuple[Offsets, Ids]:
         payer, payee = (np.concatenate(ends) for ends in zip(*chunks, strict=True))
         counts = np.bincount(payer, minlength=companies)
         return (
-            read_only(np.concatenate([[0], np.cumsum(counts)])),
-            read_only(payee[np.argsort(payer, kind="stable")]),
+            as_input(np.concatenate([[0], np.cumsum(counts)])),
+            as_input(payee[np.argsort(payer, kind="stable")]),
         )
     dtype = chunks[0][0].dtype
     shift = max(0, (companies - 1).bit_length() - (BUCKETS - 1).bit_length())
@@ -211,85 +229,74 @@ def index_by_payer(chunks: list[Flows], companies: int) -> tuple[Offsets, Ids]:
     in_threads(
         *(
             lambda part=part: _sort_buckets(pairs, bucket_start, part.start, part.stop, shift, offsets, payee)
-            for part in _parts(BUCKETS)
+            for part in parts(BUCKETS)
         )
     )
-    return read_only(offsets), read_only(payee)
+    return as_input(offsets), as_input(payee)
 
 
-def depth_first_components(offsets: Offsets, payee: Ids, order: Ids) -> tuple[Ids, Ids, Ids]:
+def depth_first_components(
+    offsets: Offsets, payee: Ids, order: Ids, component: Ids, first_number: int
+) -> tuple[Ids, Ids]:
     """Find the components of two or more companies by one depth-first search (see `_depth_first`).
 
-    Returns
-    -------
-    component : int32 or int64[companies]
-        Provisional number, -1 for companies alone or settled before.
-    sizes, smallest : [components]
-        Size and smallest company of each.
+    `order` holds companies + 1 for companies that are settled already, 0 for all others. In `component` the members of those found
+    are set to their provisional number, counted from `first_number`. Returns their sizes and smallest companies.
     """
-    companies, dtype = order.size, order.dtype
-    component = np.full(companies, -1, dtype)
-    sizes, smallest = np.empty(companies // 2, dtype), np.empty(companies // 2, dtype)
-    path, low, next_flow = np.empty(companies, dtype), np.empty(companies, dtype), np.empty(companies, np.int64)
-    count = _depth_first(offsets, payee, order, path, low, next_flow, component, sizes, smallest)
-    return component, sizes[:count], smallest[:count]
+    companies = order.size
+    path, next_flow = np.empty(companies, payee.dtype), np.empty(companies, np.int64)
+    low = np.empty(companies, order.dtype)
+    sizes, smallest = np.empty(companies // 2, order.dtype), np.empty(companies // 2, order.dtype)
+    count = _depth_first(offsets, payee, order, path, low, next_flow, component, first_number, sizes, smallest)
+    return sizes[:count], smallest[:count]
 
 
-def in_threads(*calls: Callable[[], Any]) -> list[Any]:
-    """Run calls of nogil kernels at the same time; return their results in order."""
-    if len(calls) == 1:
-        return [calls[0]()]
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result() for future in [pool.submit(call) for call in calls]]
+def as_input(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the view of an array that kernels read: never writable, and unsigned for int32.
 
-
-def read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return a view that cannot be written: numba compiles anew for writable and read-only arrays, so all input is made alike."""
-    view = array.view()
+    numba compiles anew for writable and for read-only arrays, so all input is made alike. With unsigned ids it leaves out the test
+    for negative indices at each access: the sweeps are 15% faster. (int64 stays signed: with uint64 numba would turn to floats.)
+    """
+    view = array.view(np.uint32) if array.dtype == np.int32 else array.view()
     view.flags.writeable = False
     return view
 
 
-def _parts(length: int) -> list[slice]:
-    """Cut a range into one part per usable processor, at most 16 (beyond, memory bandwidth is the limit)."""
-    parts = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return [slice(length * t // parts, length * (t + 1) // parts) for t in range(parts)]
+def _cut(flows: Flows, count: int) -> Flows:
+    return flows[0][:count], flows[1][:count]
 
 
-def _no_marks(companies: int, dtype: npt.DTypeLike) -> Ids:
-    return np.zeros(companies, dtype)
+def _chunks(flows: Flows) -> list[Flows]:
+    """Cut flows into one piece per thread."""
+    return [(flows[0][part], flows[1][part]) for part in parts(flows[0].size)]
 
 
-def _sampled_hub(payer: Ids, payee: Ids, companies: int) -> int:
-    return int(busiest_company(payer, payee, np.zeros(companies, np.int32), np.zeros(companies, np.int32)))
-
-
-def _dense_ids(payer: Ids, payee: Ids, companies: int) -> tuple[Ids, Ids, Ids]:
-    """Renumber the companies of a few flows from 0, keeping their order; return the companies and the renumbered flows."""
-    seen = np.zeros(companies, np.bool_)
-    seen[payer] = True
-    seen[payee] = True
-    members = np.flatnonzero(seen)
-    position = np.empty(companies, payer.dtype)
-    position[members] = np.arange(members.size, dtype=payer.dtype)
-    return members, read_only(position[payer]), read_only(position[payee])
-
-
-def _active(chunks: list[Flows], companies: int) -> tuple[Bytes, Bytes]:
-    """Return who pays and who is paid in the flows; one thread fills each map, so there is no race."""
-    pays, is_paid = np.zeros(companies, np.uint8), np.zeros(companies, np.uint8)
+def _mark_active(chunks: list[Flows], pays: Bytes, is_paid: Bytes) -> None:
+    """Set the marks of those who pay and of those who are paid; one thread fills each map, so there is no race."""
     in_threads(
-        lambda: [_mark(payer, pays) for payer, _ in chunks],
-        lambda: [_mark(payee, is_paid) for _, payee in chunks],
+        lambda: _mark([payer for payer, _ in chunks], pays),
+        lambda: _mark([payee for _, payee in chunks], is_paid),
     )
-    return pays, is_paid
+
+
+def _mark(chunks: list[Ids], marks: Bytes) -> None:
+    marks[:] = 0
+    for ids in chunks:
+        _mark_chunk(as_input(ids), marks)
 
 
 @njit(cache=True, nogil=True)
-def _mark(ids, marks):  # type: ignore[no-untyped-def]
+def _mark_chunk(ids, marks):  # type: ignore[no-untyped-def]
     """Set the marks of the ids."""
     for company in ids:
         marks[company] = 1
+
+
+@njit(cache=True, nogil=True)
+def _translate(ids, new_id):  # type: ignore[no-untyped-def]
+    """Replace ids by their new ids."""
+    for at in range(ids.size):
+        ids[at] = new_id[ids[at]]
 
 
 @njit(cache=True, nogil=True)
@@ -363,7 +370,7 @@ def _search(offsets, target, start, seen, queue):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, nogil=True)
-def _depth_first(offsets, payee, order, path, low, next_flow, component, sizes, smallest):  # type: ignore[no-untyped-def]
+def _depth_first(offsets, payee, order, path, low, next_flow, component, first_number, sizes, smallest):  # type: ignore[no-untyped-def]
     """Tarjan's search without recursion; return the number of components of two or more companies.
 
     `order` is the order of discovery from 1; 0: not seen; companies + 1: settled, its component is closed (larger than any order,
@@ -415,10 +422,10 @@ def _depth_first(offsets, payee, order, path, low, next_flow, component, sizes, 
                 waiting += 1
                 members += 1
                 least = min(least, member)
-                component[member] = count
+                component[member] = first_number + count
                 order[member] = settled
             if members > 1:
-                component[company] = count
+                component[company] = first_number + count
                 sizes[count], smallest[count] = members, least
                 count += 1
     return count
@@ -426,11 +433,12 @@ def _depth_first(offsets, payee, order, path, low, next_flow, component, sizes, 
 
 @njit(cache=True, nogil=True)
 def _renumber(component, rank):  # type: ignore[no-untyped-def]
-    """Replace provisional numbers by their rank, and number the companies alone after them, by id."""
-    following = rank.size
+    """Replace provisional numbers by their rank, and number the companies alone after them, by id.
+
+    Free of branches: rank[-1] is a spare 0 for those alone.
+    """
+    following = rank.size - 1
     for company in range(component.size):
-        if component[company] >= 0:
-            component[company] = rank[component[company]]
-        else:
-            component[company] = following
-            following += 1
+        alone = np.int64(component[company] < 0)
+        component[company] = rank[component[company]] + alone * following
+        following += alone

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ouroflow.components.cpu import in_threads, read_only
+from ouroflow.components.cpu import as_input
+from ouroflow.components.threads import in_threads
 from ouroflow.errors import UsageError
 
 Ids = npt.NDArray[Any]
@@ -29,7 +30,7 @@ def trees(
         parent, depth = np.full(labels.size, -1, labels.dtype), np.full(labels.size, -1, labels.dtype)
         queue = np.empty(labels.size, labels.dtype)
         reached = _grow_trees(
-            read_only(offsets), read_only(neighbour), read_only(labels), roots, parent, depth, queue
+            as_input(offsets), as_input(neighbour), as_input(labels), roots, parent, depth, queue
         )
         return parent, depth, reached
 
@@ -49,7 +50,7 @@ def ranks(out_offsets: Offsets, payee: Ids, labels: Ids, count: int) -> npt.NDAr
     queue, first_member = np.empty(count, labels.dtype), np.full(count, -1, labels.dtype)
     next_member = np.empty(labels.size, labels.dtype)
     ordered = _rank_components(
-        read_only(out_offsets), read_only(payee), read_only(labels), rank, entering, queue, first_member, next_member
+        as_input(out_offsets), as_input(payee), as_input(labels), rank, entering, queue, first_member, next_member
     )
     if ordered != count:
         raise UsageError(f"{count - ordered} of {count} components lie on cycles: these are not the components of this graph")

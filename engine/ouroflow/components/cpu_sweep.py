@@ -10,17 +10,14 @@ marks of a million companies stay in the second-level cache). Working memory: 8 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
 STALLED = -1
 BLOCK = 1 << 16
 """Flows between two looks at the counters: long enough for a tight inner loop, short enough to stop in time."""
-SAMPLED_STRETCHES, STRETCH = 4096, 16
-"""The hub is looked for in 4096 stretches of 16 neighbouring flows: one cache line of each array a stretch."""
+SAMPLED_STRETCHES, STRETCH = 2048, 16
+"""The hub is looked for in 2048 stretches of 16 neighbouring flows: one cache line of each array a stretch."""
 REREAD_LIMIT = 8
 """A closure that has read the flows this often belongs to a graph of long paths: search along an index is faster there."""
 
@@ -29,21 +26,24 @@ REREAD_LIMIT = 8
 def busiest_company(payer, payee, times_paid, times_received):  # type: ignore[no-untyped-def]
     """Return the company that pays and receives most often in a sample of the flows: likely a member of a giant component.
 
-    `times_paid` and `times_received` are int32[companies] of zeros. Balance comes first (the smaller of the two counts), then the sum.
+    Balance comes first (the smaller of the two counts), then the sum. The counts are uint8[companies] of zeros, lent by the caller
+    and given back as zeros; they stop at 255, which is busy enough.
     """
-    flows = payer.size
     hub, hub_balance, hub_sum = 0, -1, 0
-    for start in range(0, flows, max(STRETCH, flows // SAMPLED_STRETCHES)):
-        for flow in range(start, min(start + STRETCH, flows)):
+    step = max(STRETCH, payer.size // SAMPLED_STRETCHES)
+    for start in range(0, payer.size, step):
+        for flow in range(start, min(start + STRETCH, payer.size)):
             if payer[flow] == payee[flow]:
                 continue
-            times_paid[payer[flow]] += 1
-            times_received[payee[flow]] += 1
+            times_paid[payer[flow]] += times_paid[payer[flow]] < 255
+            times_received[payee[flow]] += times_received[payee[flow]] < 255
             for company in (payer[flow], payee[flow]):
-                balance = min(times_paid[company], times_received[company])
-                total = times_paid[company] + times_received[company]
-                if balance > hub_balance or (balance == hub_balance and total > hub_sum):
-                    hub, hub_balance, hub_sum = company, balance, total
+                paid, received = np.int64(times_paid[company]), np.int64(times_received[company])
+                balance = min(paid, received)
+                if balance > hub_balance or (balance == hub_balance and paid + received > hub_sum):
+                    hub, hub_balance, hub_sum = np.int64(company), balance, paid + received
+    times_paid[:] = 0
+    times_received[:] = 0
     return hub
 
 
@@ -80,8 +80,7 @@ def _grow_on_prefixes(source, target, hub, reached):  # type: ignore[no-untyped-
     """Reach an eighth of the companies on growing prefixes of the flows; return how many, and the flow to go on from.
 
     While few are reached nearly every flow is without effect, and which flows are read hardly matters: a short prefix read first
-    and longer ones later reach as far as whole passes, for less. The branch on the source is nearly always not taken, so it is
-    predicted, and the mark of the target is not even loaded.
+    and longer ones later reach as far as whole passes, for less.
     """
     flows, enough = source.size, reached.size // 8
     reached[hub] = 1
@@ -90,10 +89,18 @@ def _grow_on_prefixes(source, target, hub, reached):  # type: ignore[no-untyped-
         before, position = total, 0
         while position < prefix and total < enough:
             stop = min(prefix, position + BLOCK)
-            for flow in range(position, stop):
-                if reached[source[flow]]:
-                    total += 1 - reached[target[flow]]
-                    reached[target[flow]] = 1
+            if total < enough // 4:
+                # The branch is nearly never taken, so it is predicted, and the mark of the target is not even loaded.
+                for flow in range(position, stop):
+                    if reached[source[flow]]:
+                        total += 1 - np.int64(reached[target[flow]])
+                        reached[target[flow]] = 1
+            else:
+                for flow in range(position, stop):
+                    known = reached[target[flow]]
+                    found = reached[source[flow]] & (known ^ 1)
+                    reached[target[flow]] = known | found
+                    total += np.int64(found)
             position = stop
         if prefix == flows and total < enough and total < 2 * before:
             return STALLED, 0
@@ -125,20 +132,13 @@ def _sweep(source, target, first, last, reached, kept_source, kept_target, kept)
     return kept, new
 
 
-def undecided_flows(
-    forward: tuple[npt.NDArray[Any], npt.NDArray[Any]],
-    backward: tuple[npt.NDArray[Any], npt.NDArray[Any]],
-    reached: npt.NDArray[np.uint8],
-    reaching: npt.NDArray[np.uint8],
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return payer and payee of the flows that can lie inside a component other than the giant one.
-
-    Such a flow has both ends in one class: reached only, reaching only, or neither. The last two are among the `forward` kept flows
-    (payer, payee), the first among the `backward` ones, so the flows themselves need not be read again.
-    """
-    same = reaching[forward[0]] == reaching[forward[1]]
-    only = (reached[backward[0]] & reached[backward[1]]).view(np.bool_)
-    return (
-        np.concatenate([forward[0][same], backward[0][only]]),
-        np.concatenate([forward[1][same], backward[1][only]]),
-    )
+@njit(cache=True, nogil=True)
+def keep_same_class(source, target, marks, least):  # type: ignore[no-untyped-def]
+    """Move the flows whose ends have the same mark, of at least `least`, to the front; return how many."""
+    kept = 0
+    for flow in range(source.size):
+        begin, end = source[flow], target[flow]
+        source[kept] = begin
+        target[kept] = end
+        kept += np.int64((marks[begin] == marks[end]) & (marks[begin] >= least))
+    return kept

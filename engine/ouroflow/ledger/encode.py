@@ -39,7 +39,9 @@ LONG_CHAIN = 128
 """A longer chain of occupied slots makes the table grow early."""
 DIRECT_SPAN = 1 << 24
 """Integers that lie within such a span are found by position in a plain table (4 bytes each) instead of by hash."""
-MAX_IDENTITIES = 2**31 - 1
+GROUP = 32
+"""Rows whose cache lines are asked for together."""
+MAX_IDENTITIES = MAX_LENGTH = 2**31 - 1
 IN_SLOT = 16
 """Identities of so many bytes lie in their slot."""
 
@@ -54,31 +56,58 @@ ODD_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 
 
 class Column(NamedTuple):
-    """The buffers of one Arrow array, as the kernels read them; addresses already include the slice's offset."""
+    """The buffers of one Arrow array as plain addresses, so that kernels touch no reference counts.
+
+    `index` (offsets, views or values) already includes the slice's offset; `addresses` and `sizes` are those of two int64
+    arrays that describe the data buffers.
+    """
 
     layout: int
     index: int
     width: int
-    addresses: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
+    addresses: int
+    sizes: int
+    buffers: int
 
 
-def _loader(llvm_bits: int, result: Any) -> Any:
-    """Return an intrinsic that reads an integer at any address, aligned or not."""
+def _intrinsic(build: Callable[[Any, Any], Any], result: Any) -> Any:
+    """Return a function of an address for kernels, made of one instruction."""
 
     @intrinsic  # type: ignore[misc]
-    def load(typing_context: Any, address: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            pointer = builder.inttoptr(arguments[0], ir.IntType(llvm_bits).as_pointer())
-            word = builder.load(pointer, align=1)
-            return builder.zext(word, ir.IntType(64)) if llvm_bits < 64 else word
+    def instruction(typing_context: Any, address: Any) -> Any:
+        return result(types.int64), lambda context, builder, signature, arguments: build(builder, arguments[0])
 
-        return result(types.int64), codegen
-
-    return load
+    return instruction
 
 
-load8, load32, load64 = (_loader(bits, types.uint64) for bits in (8, 32, 64))
+def _load(builder: Any, address: Any, bits: int) -> Any:
+    """Read an integer at any address, aligned or not."""
+    word = builder.load(builder.inttoptr(address, ir.IntType(bits).as_pointer()), align=1)
+    return builder.zext(word, ir.IntType(64)) if bits < 64 else word
+
+
+def _prefetch(builder: Any, address: Any) -> Any:
+    """Ask for a cache line before it is needed."""
+    pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag]))
+    builder.call(hint, [builder.inttoptr(address, pointer), flag(0), flag(3), flag(1)])
+    return ir.Constant(ir.IntType(64), 0)
+
+
+load8 = _intrinsic(lambda builder, address: _load(builder, address, 8), types.uint64)
+load32 = _intrinsic(lambda builder, address: _load(builder, address, 32), types.uint64)
+load64 = _intrinsic(lambda builder, address: _load(builder, address, 64), types.uint64)
+ask_for = _intrinsic(_prefetch, types.uint64)
+
+
+@numba.njit(cache=True)
+def _signed32(address):
+    return np.int64(np.int32(load32(address)))
+
+
+@numba.njit(cache=True)
+def _signed64(address):
+    return np.int64(load64(address))
 
 
 @numba.njit(cache=True)
@@ -88,21 +117,20 @@ def _locate(column, row):
         return column.index + row * column.width, column.width
     if column.layout == VIEWS:
         view = column.index + 16 * row
-        length = np.int64(np.int32(load32(view)))
+        length = _signed32(view)
         if length <= 12:
             return view + 4, length
-        buffer, begin = np.int64(np.int32(load32(view + 8))), np.int64(np.int32(load32(view + 12)))
-        if buffer < 0 or buffer >= len(column.sizes) or begin < 0 or begin + length > column.sizes[buffer]:
+        buffer, begin = _signed32(view + 8), _signed32(view + 12)
+        if buffer < 0 or buffer >= column.buffers or begin < 0 or begin + length > _signed64(column.sizes + 8 * buffer):
             return np.int64(0), np.int64(-1)
-        return column.addresses[buffer] + begin, length
+        return _signed64(column.addresses + 8 * buffer) + begin, length
     if column.layout == OFFSETS32:
-        begin = np.int64(np.int32(load32(column.index + 4 * row)))
-        end = np.int64(np.int32(load32(column.index + 4 * row + 4)))
+        begin, end = _signed32(column.index + 4 * row), _signed32(column.index + 4 * row + 4)
     else:
-        begin, end = np.int64(load64(column.index + 8 * row)), np.int64(load64(column.index + 8 * row + 8))
-    if begin < 0 or end < begin or end > column.sizes[0] or end - begin > MAX_IDENTITIES:
+        begin, end = _signed64(column.index + 8 * row), _signed64(column.index + 8 * row + 8)
+    if begin < 0 or end < begin or end > _signed64(column.sizes) or end - begin > MAX_LENGTH:
         return np.int64(0), np.int64(-1)
-    return column.addresses[0] + begin, end - begin
+    return _signed64(column.addresses) + begin, end - begin
 
 
 @numba.njit(cache=True)
@@ -148,65 +176,81 @@ def _same_bytes(one, other, length):
 
 
 @numba.njit(cache=True)
-def _probe(table, store, address, length, first, second, hashed):
-    """Return the slot of an identity, or of the empty place where it belongs, and the number of slots visited."""
-    mask = len(table) - 1
+def _probe(table, mask, store, address, length, first, second, hashed):
+    """Return the slot of an identity, or of the empty place where it belongs, what it holds, and the slots visited."""
     slot = np.int64(hashed) & mask
     visited = 1
-    while table[slot, 2] != EMPTY:
-        if table[slot, 2] >> 32 == length and np.uint64(table[slot, 0]) == first:
+    while True:
+        at = table + 24 * slot
+        held = _signed64(at + 16)
+        if held == EMPTY:
+            break
+        if held >> 32 == length and load64(at) == first:
             if length > IN_SLOT:
-                if _same_bytes(address, store + table[slot, 1], length):
+                if _same_bytes(address, store + _signed64(at + 8), length):
                     break
-            elif np.uint64(table[slot, 1]) == second:
+            elif load64(at + 8) == second:
                 break
         slot = (slot + 1) & mask
         visited += 1
-    return slot, visited
+    return slot, held, visited
 
 
 @numba.njit(cache=True, nogil=True)
-def _look_up(column, begin, end, table, store, hash_mask, ids):
-    """Find the ids of a range of rows, UNKNOWN for new identities; return the first unsound row, or -1."""
-    for row in range(begin, end):
-        address, length = _locate(column, row)
-        if length < 0:
-            return row
-        first, second, hashed = _key(address, length, hash_mask)
-        slot, _ = _probe(table, store, address, length, first, second, hashed)
-        ids[row] = np.int32(table[slot, 2] & 0xFFFFFFFF) if table[slot, 2] != EMPTY else UNKNOWN
+def _look_up(column, begin, end, table, mask, store, hash_mask, ids):
+    """Find the ids of a range of rows, UNKNOWN for new identities; return the first unsound row, or -1.
+
+    Works on groups of rows: all keys first, asking for their slots, so that the cache misses overlap.
+    """
+    address, length = np.empty(GROUP, np.int64), np.empty(GROUP, np.int64)
+    first, second, hashed = np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64)
+    for group in range(begin, end, GROUP):
+        size = min(GROUP, end - group)
+        for i in range(size):
+            address[i], length[i] = _locate(column, group + i)
+            if length[i] < 0:
+                return group + i
+            first[i], second[i], hashed[i] = _key(address[i], length[i], hash_mask)
+            ask_for(table + 24 * (np.int64(hashed[i]) & mask))
+        for i in range(size):
+            _, held, _ = _probe(table, mask, store, address[i], length[i], first[i], second[i], hashed[i])
+            ids[group + i] = np.int32(held & 0xFFFFFFFF) if held != EMPTY else UNKNOWN
     return -1
 
 
 @numba.njit(cache=True, nogil=True)
-def _add(payer, payee, begin, end, table, data, store, ends, count, hash_mask, payer_ids, payee_ids):
+def _add(payer, payee, begin, end, table, data, ends, count, hash_mask, payer_ids, payee_ids):
     """Add what is unknown in a range of rows, in order, payer first.
 
-    Returns the row where it stopped, the number of identities, and the bytes that the store needs; it stops early when
-    store or table must grow (a row may be half done; its unknown half is simply taken up again).
+    Returns the row where it stopped, the number of identities, the bytes that the store needs, and whether chains are too
+    long. It stops early when store or table must grow; a half done row is simply taken up again.
     """
-    room = len(table) // 2
+    table_address, mask, store = table.ctypes.data, len(table) - 1, data.ctypes.data
     for row in range(begin, end):
+        if payer_ids[row] != UNKNOWN and payee_ids[row] != UNKNOWN:
+            continue
         for side in range(2):
-            column, ids = (payer, payer_ids) if side == 0 else (payee, payee_ids)
-            if ids[row] != UNKNOWN:
+            if (payer_ids[row] if side == 0 else payee_ids[row]) != UNKNOWN:
                 continue
-            address, length = _locate(column, row)
+            address, length = _locate(payer, row) if side == 0 else _locate(payee, row)
             first, second, hashed = _key(address, length, hash_mask)
-            slot, visited = _probe(table, store, address, length, first, second, hashed)
-            if table[slot, 2] == EMPTY:
+            slot, held, visited = _probe(table_address, mask, store, address, length, first, second, hashed)
+            if held == EMPTY:
                 used = ends[count]
                 crowded = visited > LONG_CHAIN and 16 * count > len(table)
-                if used + length > len(data) or count + 1 >= len(ends) or count >= room or crowded:
+                if used + length > len(data) or count + 1 >= len(ends) or 2 * count >= len(table) or crowded:
                     return row, count, used + length, crowded
                 for at in range(length):
                     data[used + at] = load8(address + at)
                 table[slot, 0] = np.int64(first)
                 table[slot, 1] = used if length > IN_SLOT else np.int64(second)
-                table[slot, 2] = (length << 32) | count
+                table[slot, 2] = held = (length << 32) | count
                 count += 1
                 ends[count] = used + length
-            ids[row] = np.int32(table[slot, 2] & 0xFFFFFFFF)
+            if side == 0:
+                payer_ids[row] = np.int32(held & 0xFFFFFFFF)
+            else:
+                payee_ids[row] = np.int32(held & 0xFFFFFFFF)
     return end, count, ends[count], False
 
 
@@ -222,4 +266,309 @@ def _move(table, larger, hash_mask):
         slot = np.int64(_mix(np.uint64(table[old, 0]), second, length) & hash_mask) & mask
         while larger[slot, 2] != EMPTY:
             slot = (slot + 1) & mask
-        larger[slot] = table[old]
+        for word in range(3):
+            larger[slot, word] = table[old, word]
+
+
+@numba.njit(cache=True, nogil=True)
+def _number_direct(payer, payee, table, low, values, count, payer_ids, payee_ids):
+    """Number integers through a table that covers them all (0: not seen yet, else id + 1); return how many there are."""
+    for row in range(len(payer)):
+        for side in range(2):
+            value = payer[row] if side == 0 else payee[row]
+            known = table[value - low]
+            if known == 0:
+                values[count] = value
+                count += 1
+                known = np.int32(count)
+                table[value - low] = known
+            if side == 0:
+                payer_ids[row] = known - 1
+            else:
+                payee_ids[row] = known - 1
+    return count
+
+
+class Identities:
+    """A growing dictionary from identities to ids 0, 1, 2... in order of first appearance.
+
+    Rows are read in order, payer before payee, so the ids depend on the data alone, never on threads or batches.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads that look up. Default: as many as the process may use.
+
+    Notes
+    -----
+    All arrays of one dictionary must be of one family: text (string, large string, string view, dictionaries of them),
+    bytes, or integers of any width. The same number written as text and as integer is two identities to a reader and one
+    to another, so nothing is converted in silence: a mixture is an error that says how to read all files alike.
+
+    Memory: per identity 48 to 96 bytes of table (half more for a moment whenever it doubles) and 1 to 2 times its length
+    plus 8 bytes of store; integers within a span of 2**24 take 4 bytes per number of the span and 8 to 16 per identity.
+    """
+
+    def __init__(self, *, threads: int | None = None, _hash_mask: int = 2**64 - 1) -> None:
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
+        self._hash_mask = np.uint64(_hash_mask)
+        self._family = ""
+        self._count = 0
+        self._data = np.empty(1 << 16, dtype=np.uint8)
+        self._ends = np.zeros(FIRST_SLOTS // 2 + 1, dtype=np.int64)
+        self._table = np.empty((0, 3), dtype=np.int64)
+        self._direct = np.empty(0, dtype=np.int32)
+        self._low = 0
+
+    def __len__(self) -> int:
+        """Return the number of identities seen so far."""
+        return self._count
+
+    def encode(self, payer: pa.Array, payee: pa.Array) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """Return the ids of both columns of one batch, adding what is new.
+
+        Reads the Arrow buffers in place, slices included. Only dictionary columns are unpacked first, and integers
+        other than int64 widened.
+
+        Parameters
+        ----------
+        payer, payee : pyarrow.Array of shape (rows,)
+            Without nulls: the caller drops rejected rows before (and copies nothing where there are none).
+
+        Returns
+        -------
+        tuple of int32 arrays of shape (rows,)
+
+        Raises
+        ------
+        InputError
+            If a column is neither text nor bytes nor integers or not of the family seen before, has nulls, holds an
+            integer past int64, or if its buffers are corrupt.
+        """
+        if len(payer) != len(payee):
+            raise InputError(f"a batch has {len(payer)} payers and {len(payee)} payees: one of each per payment")
+        columns = [self._admit(column, what) for column, what in ((payer, "payer"), (payee, "payee"))]
+        rows = len(payer)
+        payer_ids, payee_ids = np.empty(rows, dtype=np.int32), np.empty(rows, dtype=np.int32)
+        if rows == 0:
+            return payer_ids, payee_ids
+        if self._family == "integers":
+            payer_values, payee_values = _int64_values(columns[0], "payer"), _int64_values(columns[1], "payee")
+            if self._covers(payer_values, payee_values):
+                self._count = _number_direct(
+                    payer_values, payee_values, self._direct, self._low, self._data.view(np.int64), self._count, payer_ids, payee_ids
+                )
+                return payer_ids, payee_ids
+            described = _fixed_column(payer_values), _fixed_column(payee_values)
+        else:
+            (payer_column, _payer_data), (payee_column, _payee_data) = _describe(columns[0]), _describe(columns[1])
+            described = payer_column, payee_column
+        if not len(self._table):
+            self._table = np.full((FIRST_SLOTS, 3), EMPTY, dtype=np.int64)
+        for begin in range(0, rows, CHUNK_ROWS):
+            end = min(begin + CHUNK_ROWS, rows)
+            self._look_up(described, begin, end, (payer_ids, payee_ids))
+            self._add(described, begin, end, payer_ids, payee_ids)
+        return payer_ids, payee_ids
+
+    def names(self) -> pa.Array:
+        """Return the identities by id: string (large_string from 2 GiB on), binary or int64, without copying the bytes.
+
+        Raises
+        ------
+        InputError
+            If an identity read as text is not UTF-8.
+        """
+        if self._family == "integers":
+            return pa.Array.from_buffers(pa.int64(), self._count, [None, pa.py_buffer(self._data[: 8 * self._count])])
+        ends = self._ends[: self._count + 1]
+        small = int(ends[-1]) < 2**31
+        offsets = pa.py_buffer(ends.astype(np.int32) if small else ends)
+        if self._family == "bytes":
+            kind = pa.binary() if small else pa.large_binary()
+        else:
+            kind = pa.string() if small else pa.large_string()
+        names = pa.Array.from_buffers(kind, self._count, [None, offsets, pa.py_buffer(self._data[: int(ends[-1])])])
+        try:
+            names.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InputError(f"an identity is not UTF-8 text ({error}): convert the file, or read the column as binary") from error
+        return names
+
+    def _admit(self, column: pa.Array, what: str) -> pa.Array:
+        """Unpack dictionaries and check that the column belongs to the family seen so far."""
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        family = _family(column.type)
+        if not family:
+            raise InputError(f"{what} is of type {column.type}: identities are text, integers or bytes; cast the column first")
+        if self._family and family != self._family:
+            raise InputError(
+                f"{what} holds {family} ({column.type}) where earlier columns or files hold {self._family}: "
+                "give the column one type in all files, text for instance"
+            )
+        if column.null_count:
+            raise InputError(f"{what} has {column.null_count} nulls: drop these rows first")
+        self._family = family
+        return column
+
+    def _covers(self, payer: npt.NDArray[np.int64], payee: npt.NDArray[np.int64]) -> bool:
+        """Make the plain table cover a batch of integers; False once their span is too wide for one (hash from then on)."""
+        if len(self._table):
+            return False
+        low, high = min(int(payer.min()), int(payee.min())), max(int(payer.max()), int(payee.max()))
+        if self._count:
+            low, high = min(low, self._low), max(high, self._low + len(self._direct) - 1)
+        if high - low >= DIRECT_SPAN:
+            self._leave_direct()
+            return False
+        if low != self._low or high - low >= len(self._direct):
+            covering = np.zeros(min(DIRECT_SPAN, 2 * (high - low + 1)), dtype=np.int32)
+            covering[self._low - low :][: len(self._direct)] = self._direct if self._count else 0
+            self._direct, self._low = covering, low
+        room = min(len(self._direct), self._count + 2 * len(payer))
+        if 8 * room > len(self._data):
+            self._data = _grown(self._data, 8 * self._count, 8 * room)
+        return True
+
+    def _leave_direct(self) -> None:
+        """Move the integers seen so far from the plain table into the hash table."""
+        self._table = np.full((FIRST_SLOTS, 3), EMPTY, dtype=np.int64)
+        seen, self._count = self._data[: 8 * self._count].view(np.int64).copy(), 0
+        self._direct = np.empty(0, dtype=np.int32)
+        ids = np.full(len(seen), UNKNOWN, dtype=np.int32)
+        column = _fixed_column(seen)
+        self._add((column, column), 0, len(seen), ids, ids)
+
+    def _look_up(self, columns: tuple[Column, Column], begin: int, end: int, ids: tuple[Any, Any]) -> None:
+        """Look up a chunk in threads: each column in as many parts as its share of the threads."""
+        parts = max(1, self._threads // 2)
+        bounds = [begin + (end - begin) * part // parts for part in range(parts + 1)]
+
+        def part_of(task: tuple[int, int]) -> int:
+            side, part = task
+            return int(
+                _look_up(
+                    columns[side], bounds[part], bounds[part + 1], self._table.ctypes.data, len(self._table) - 1,
+                    self._data.ctypes.data, self._hash_mask, ids[side],
+                )
+            )
+
+        tasks = [(side, part) for side in range(2) for part in range(parts)]
+        unsound = list(map(part_of, tasks) if self._pool is None else self._pool.map(part_of, tasks))
+        if max(unsound) >= 0:
+            row = min(row for row in unsound if row >= 0)
+            raise InputError(f"row {row} of the batch points outside its text buffer: the file is corrupt")
+
+    def _add(self, columns: tuple[Column, Column], begin: int, end: int, payer_ids: Any, payee_ids: Any) -> None:
+        """Add what a chunk left unknown, growing store and table as needed."""
+        while True:
+            begin, self._count, needed, crowded = _add(
+                columns[0], columns[1], begin, end, self._table, self._data, self._ends, self._count, self._hash_mask,
+                payer_ids, payee_ids,
+            )  # fmt: skip
+            if begin == end:
+                return
+            if self._count >= MAX_IDENTITIES:
+                raise InputError(f"more than {MAX_IDENTITIES} identities: split the data")
+            if needed > len(self._data):
+                self._data = _grown(self._data, int(self._ends[self._count]), needed)
+            if self._count + 1 >= len(self._ends):
+                self._ends = _grown(self._ends, self._count + 1, self._count + 2)
+            if crowded or 2 * self._count >= len(self._table):
+                larger = np.full((2 * len(self._table), 3), EMPTY, dtype=np.int64)
+                _move(self._table, larger, self._hash_mask)
+                self._table = larger
+
+
+def prefetch(source: Iterable[T], depth: int = 4) -> Iterator[T]:
+    """Yield the items of `source` while a thread of its own already produces up to `depth` items ahead.
+
+    So a reader decodes the next batches while this thread works on the last one. An error of the source is raised here,
+    at its place in the sequence. Closing the generator early stops the thread.
+    """
+    waiting: queue.Queue[Callable[[], T] | None] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def offer(item: Callable[[], T] | None) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read() -> None:
+        try:
+            for item in source:
+                if not offer(lambda item=item: item):  # type: ignore[misc]
+                    return
+        except BaseException as error:
+            offer(lambda error=error: _raise(error))  # type: ignore[misc]
+        finally:
+            offer(None)
+
+    thread = threading.Thread(target=read, name="ouroflow-prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            yield item()
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+def _family(kind: pa.DataType) -> str:
+    """Return what the values of a type are as identities; empty for types that cannot be identities."""
+    t = pa.types
+    if t.is_string(kind) or t.is_large_string(kind) or t.is_string_view(kind):
+        return "text"
+    if t.is_binary(kind) or t.is_large_binary(kind) or t.is_binary_view(kind) or t.is_fixed_size_binary(kind):
+        return "bytes"
+    return "integers" if t.is_integer(kind) else ""
+
+
+def _int64_values(column: pa.Array, what: str) -> npt.NDArray[np.int64]:
+    """Return the integers of a column as int64, the same memory where they are."""
+    values = column.to_numpy(zero_copy_only=True)
+    if values.dtype == np.uint64 and len(values) and int(values.max()) >= 2**63:
+        raise InputError(f"{what} holds {values.max()}, past int64: read the column as text")
+    values = values.astype(np.int64, copy=False)
+    values.setflags(write=False)  # one kernel for buffers of any origin
+    return values
+
+
+def _fixed_column(values: npt.NDArray[np.int64]) -> Column:
+    """Describe integers as values of 8 bytes."""
+    return Column(FIXED, values.ctypes.data, 8, 0, 0, 0)
+
+
+def _describe(column: pa.Array) -> tuple[Column, npt.NDArray[np.int64]]:
+    """Describe the buffers of a text or bytes column; the array must live as long as the description."""
+    _, index, *rest = column.buffers()
+    buffers = [buffer for buffer in rest if buffer is not None]
+    data = np.array([[buffer.address for buffer in buffers] or [0], [buffer.size for buffer in buffers] or [0]], dtype=np.int64)
+    t = pa.types
+    if t.is_fixed_size_binary(column.type):
+        layout, width = FIXED, column.type.byte_width
+    elif t.is_string_view(column.type) or t.is_binary_view(column.type):
+        layout, width = VIEWS, 16
+    elif t.is_large_string(column.type) or t.is_large_binary(column.type):
+        layout, width = OFFSETS64, 8
+    else:
+        layout, width = OFFSETS32, 4
+    address = index.address + width * column.offset
+    return Column(layout, address, width, data[0].ctypes.data, data[1].ctypes.data, len(buffers)), data
+
+
+def _grown(array: Any, used: int, needed: int) -> Any:
+    """Return an array of at least twice the length that begins with the used part of the old one."""
+    larger = np.empty(max(2 * len(array), needed + needed % 8), dtype=array.dtype)
+    larger[:used] = array[:used]
+    return larger

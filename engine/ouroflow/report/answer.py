@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +18,8 @@ from ouroflow.report.text import money, percent, percent_interval, printable
 
 if TYPE_CHECKING:
     from ouroflow.analysis import Analysis
+    from ouroflow.graph import FlowGraph
+    from ouroflow.roundtrip import RoundTrip
 
 ROWS = 15
 """Companies shown; all of them are in companies.parquet."""
@@ -25,8 +29,11 @@ def print_answer(analysis: Analysis, out: str | None) -> None:
     """Print the answer to stdout."""
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
     _print_input(console, analysis)
-    _print_fractions(console, analysis)
-    _print_companies(console, analysis)
+    if analysis.roundtrip is not None:
+        _print_returns(console, analysis, analysis.roundtrip)
+    _print_brackets(console, analysis)
+    if analysis.roundtrip is not None:
+        _print_companies(console, analysis, analysis.roundtrip)
     if out is not None:
         console.print(f"\nWritten to {out}: ouroflow verify {out} checks it, ouroflow trace {out} COMPANY explains a company.")
 
@@ -47,31 +54,32 @@ def _print_input(console: Console, analysis: Analysis) -> None:
         console.print("  it rests on: " + ", ".join(f"{printable(status)} {percent(sum_ / graph.total)}" for status, sum_ in parts))
 
 
-def _print_fractions(console: Console, analysis: Analysis) -> None:
-    answer, components = analysis.roundtrip, analysis.components
+def _print_returns(console: Console, analysis: Analysis, answer: RoundTrip) -> None:
     hops = analysis.settings.hops
     limit = f" within {hops} payments" if hops else ""
     console.print(
         f"\nOf all that is paid, {percent_interval(answer.fraction)} comes back to its payer through others{limit}."
         f"  [{answer.fraction.method}]"
     )
+
+
+def _print_brackets(console: Console, analysis: Analysis) -> None:
+    brackets, components = analysis.brackets, analysis.components
     console.print(
-        f"  paid on closed loops (inside strong components) {percent_interval(answer.brackets.intra_component)}; "
-        f"could be netted at most {percent_interval(answer.brackets.netting)}; "
-        f"between two companies alone {percent_interval(answer.brackets.bilateral)}; "
-        f"Finn cycling index {percent_interval(answer.finn)}"
+        f"  paid on closed loops (inside strong components) {percent_interval(brackets.intra_component)}; "
+        f"could be netted at most {percent_interval(brackets.netting)}; "
+        f"between two companies alone {percent_interval(brackets.bilateral)}"
     )
-    largest = int(components.sizes[0]) if components.count else 0
     console.print(
         f"  components of two companies or more: {components.nontrivial:,}"
-        + (f"; the largest holds {largest:,} companies" if components.nontrivial else "; no money can come back")
+        + (f"; the largest holds {components.largest:,} companies" if components.nontrivial else "; no money can come back")
     )
 
 
-def _print_companies(console: Console, analysis: Analysis) -> None:
+def _print_companies(console: Console, analysis: Analysis, answer: RoundTrip) -> None:
     graph, settings = analysis.graph, analysis.settings
-    returned = analysis.roundtrip.companies
-    shown = company_order(analysis)[:ROWS]
+    returned = answer.companies
+    shown = company_order(returned.round_trip, analysis.named)[: max(ROWS, len(analysis.named))]
     if not shown.size:
         return
     names = identities(graph)
@@ -90,7 +98,7 @@ def _print_companies(console: Console, analysis: Analysis) -> None:
             money(figure.value, settings.decimals),
             _share(figure, paid),
             _share(figure, received),
-            Text(_through(analysis, int(company))),
+            Text(_through(graph, answer.flows, int(company))),
         )
     unit = f" ({settings.unit})" if settings.unit else ""
     console.print(f"\nCompanies by money that comes back{unit}:")
@@ -100,13 +108,12 @@ def _print_companies(console: Console, analysis: Analysis) -> None:
         console.print(f"  and {more:,} more in companies.parquet")
 
 
-def company_order(analysis: Analysis) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def company_order(money_back: npt.NDArray[np.float64], named: Sequence[int] = ()) -> npt.NDArray[np.int64]:
     """Return the companies with round-trip money, those with most first, and those asked for by name before them."""
-    money_back = analysis.roundtrip.companies.round_trip
     order = np.lexsort((np.arange(money_back.size), -money_back))
     order = order[money_back[order] > 0]
-    named = np.array(analysis.named, np.int64)
-    return np.concatenate([named, order[~np.isin(order, named)]])
+    first = np.array(named, np.int64)
+    return np.concatenate([first, order[~np.isin(order, first)]])
 
 
 def _share(figure: Certified, whole: int) -> str:
@@ -115,9 +122,8 @@ def _share(figure: Certified, whole: int) -> str:
     return percent_interval(Certified(figure.value / whole, figure.low / whole, figure.high / whole, ""))
 
 
-def _through(analysis: Analysis, company: int, most: int = 3) -> str:
+def _through(graph: FlowGraph, flows: npt.NDArray[np.float64], company: int, most: int = 3) -> str:
     """Name the payees whose money comes back most, with the share of what they are paid that returns."""
-    graph, flows = analysis.graph, analysis.roundtrip.flows
     span = slice(int(graph.out_offsets[company]), int(graph.out_offsets[company + 1]))
     back = graph.amount[span] * flows[span]
     if np.isnan(back).any():

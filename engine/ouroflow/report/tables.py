@@ -19,33 +19,38 @@ def identities(graph: FlowGraph) -> pa.Array:
     return graph.names if graph.names is not None else pa.array(np.arange(graph.companies))
 
 
-def companies_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) -> pa.Table:
+def companies_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip | None) -> pa.Table:
     """Return one row per company: what it pays and receives, and how much of it comes back (money in minor units)."""
-    returned = roundtrip.companies
+    unknown = np.full(graph.companies, np.nan)
+    back, low, high = (
+        (unknown,) * 3
+        if roundtrip is None
+        else (roundtrip.companies.round_trip, roundtrip.companies.low, roundtrip.companies.high)
+    )
     return pa.table(
         {
             "company": identities(graph),
             "paid": graph.paid,
             "received": graph.received,
             "component": components.labels,
-            "round_trip": returned.round_trip,
-            "round_trip_low": returned.low,
-            "round_trip_high": returned.high,
-            "return_fraction": quotient(returned.round_trip, graph.paid),
-            "self_funded_fraction": quotient(returned.round_trip, graph.received),
+            "round_trip": known(back),
+            "round_trip_low": known(low),
+            "round_trip_high": known(high),
+            "return_fraction": quotient(back, graph.paid),
+            "self_funded_fraction": quotient(back, graph.received),
             "external_in": graph.throughflow - graph.received,
             "external_out": graph.throughflow - graph.paid,
         }
     )
 
 
-def flows_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) -> pa.Table:
+def flows_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip | None) -> pa.Table:
     """Return one row per flow; `component` is null between components, `return_fraction` where it was not computed."""
     names = identities(graph)
     labels = components.labels
     payer_label = labels[graph.payer]
     between = payer_label != labels[graph.payee]
-    unknown = np.isnan(roundtrip.flows)
+    fraction = np.full(graph.flows, np.nan) if roundtrip is None else roundtrip.flows
     return pa.table(
         {
             "payer": names.take(pa.array(graph.payer)),
@@ -53,13 +58,13 @@ def flows_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) 
             "amount": graph.amount,
             "payments": graph.payments.astype(np.int64, copy=False),
             "component": pa.array(payer_label, mask=between),
-            "return_fraction": pa.array(roundtrip.flows, mask=unknown),
-            "round_trip": pa.array(graph.amount * roundtrip.flows, mask=unknown),
+            "return_fraction": known(fraction),
+            "round_trip": known(graph.amount * fraction),
         }
     )
 
 
-def components_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip) -> pa.Table:
+def components_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip | None) -> pa.Table:
     """Return one row per component of two companies or more: its size, its inner flows and what goes round in it."""
     count = components.nontrivial
     labels = components.labels
@@ -67,14 +72,15 @@ def components_table(graph: FlowGraph, components: Components, roundtrip: RoundT
     inside = (payer_label == labels[graph.payee]) & (payer_label < count)
     amount = np.zeros(count, np.int64)
     np.add.at(amount, payer_label[inside], graph.amount[inside])
-    nontrivial = labels < count
+    members = labels < count
+    back = np.full(graph.companies, np.nan) if roundtrip is None else roundtrip.companies.round_trip
     return pa.table(
         {
             "component": np.arange(count, dtype=np.int32),
             "companies": components.sizes[:count].astype(np.int64, copy=False),
             "flows": np.bincount(payer_label[inside], minlength=count).astype(np.int64, copy=False),
             "amount": amount,
-            "round_trip": np.bincount(labels[nontrivial], roundtrip.companies.round_trip[nontrivial], count),
+            "round_trip": known(np.bincount(labels[members], back[members], count)),
             "circulation_low": pa.nulls(count, pa.float64()),
             "circulation_high": pa.nulls(count, pa.float64()),
         }
@@ -104,9 +110,13 @@ def order_table(certificate: ComponentCertificate) -> pa.Table:
 
 
 def quotient(part: npt.NDArray[np.float64], whole: npt.NDArray[np.int64]) -> pa.Array:
-    """Return part / whole, null where the whole is zero."""
-    nothing = whole == 0
-    return pa.array(part / np.where(nothing, 1, whole), mask=nothing)
+    """Return part / whole, null where the whole is zero or the part unknown."""
+    return known(np.divide(part, whole, out=np.full(part.size, np.nan), where=whole != 0))
+
+
+def known(figures: npt.NDArray[np.float64]) -> pa.Array:
+    """Return figures as an Arrow column, null where they are NaN: not computed."""
+    return pa.array(figures, mask=np.isnan(figures))
 
 
 def _neighbour(names: pa.Array, company: npt.NDArray[np.int32]) -> pa.Array:

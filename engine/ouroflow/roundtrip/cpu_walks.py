@@ -20,7 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ Int64s = npt.NDArray[np.int64]
 UInt64s = npt.NDArray[np.uint64]
 UInt8s = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
+Result = TypeVar("Result")
 
 LEAKED, RETURNED, UNFINISHED = 0, 1, 2
 """How a walk ended: its money left for good, came back to its payer, or was still walking at the horizon."""
@@ -48,6 +49,7 @@ MOST_WALKS = 2**31 - 1
 """Walks of one sample: their squares must fit int64."""
 
 _BLOCK = 64  # flows per block of the money layout: one bit each in a word
+_NEAR = 16  # flows passed one by one to the next start before it is searched for
 _LANES = 128  # walks that one thread advances together, so that their memory reads overlap
 _LONGEST_ROW = 2**32 - 1  # slots of one alias row: the draw is multiplied by it in 32-bit halves
 
@@ -264,6 +266,39 @@ def _take_out(
 
 
 @njit(cache=True, nogil=True)
+def _flow_at(
+    position: int,
+    company: int,
+    out_offsets: Int64s,
+    amount: Int64s,
+    inside: UInt64s,
+    company_before: Int64s,
+    block_before: Int64s,
+) -> tuple[int, int]:
+    """Return the flow of a company whose money lies at a position, and the money laid out before it.
+
+    Rows longer than a block are bisected by blocks first; then at most 64 flows are passed.
+    """
+    flow, reached = out_offsets[company], company_before[company]
+    low, high = flow // _BLOCK, (out_offsets[company + 1] - 1) // _BLOCK
+    if low < high:
+        while low < high:
+            middle = (low + high + 1) // 2
+            if block_before[middle] <= position:
+                low = middle
+            else:
+                high = middle - 1
+        if low * _BLOCK > flow:
+            flow, reached = low * _BLOCK, block_before[low]
+    while True:
+        paid = amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
+        if position < reached + paid:
+            return flow, reached
+        reached += paid
+        flow += 1
+
+
+@njit(cache=True, nogil=True)
 def _company_at(position: int, company: int, company_before: Int64s) -> int:
     """Return whose money lies at a position, searching in doubling strides from a company at or before it."""
     stride = 1
@@ -281,43 +316,64 @@ def _company_at(position: int, company: int, company_before: Int64s) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _flow_at(
-    position: int,
-    company: int,
+def _draw_starts(
+    first: int,
+    last: int,
+    walks: int,
+    walk_base: int,
+    seed: np.uint64,
     out_offsets: Int64s,
     amount: Int64s,
     inside: UInt64s,
     company_before: Int64s,
     block_before: Int64s,
-) -> int:
-    """Return the flow of a company whose money lies at a position of the layout: block by bisection, then at most 64 flows."""
-    flow, reached = out_offsets[company], company_before[company]
-    low, high = flow // _BLOCK, (out_offsets[company + 1] - 1) // _BLOCK
-    if low < high:
-        while low < high:
-            middle = (low + high + 1) // 2
-            if block_before[middle] <= position:
-                low = middle
-            else:
-                high = middle - 1
-        if low * _BLOCK > flow:
-            flow, reached = low * _BLOCK, block_before[low]
-    while True:
-        reached += amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
-        if position < reached:
-            return flow
-        flow += 1
+    cursor: Int64s,
+    flows: Int64s,
+    payers: Ids,
+    spare: UInt64s,
+) -> None:
+    """Draw the starts of walks first..last of a sample: their flows, their payers, and the second draw of their first block.
+
+    Walk r of R draws position (r * laid + drawn) // R with `drawn` uniform below `laid`: the numerators of all walks together
+    are uniform below R * laid, so every unit of money is drawn with exactly the same probability, and positions ascend.
+    `cursor` keeps (flow, payer, money laid out before that flow) of the last start: the next is near when walks are many.
+    """
+    laid = company_before[-1]
+    for place in range(last - first):
+        walk = np.uint64(walk_base + first + place)
+        flows[place], spare[place] = _start_bits(seed, walk)
+    share, rest = laid // walks, laid % walks
+    base, over = first * share + first * rest // walks, first * rest % walks
+    flow, payer, reached = cursor[0], cursor[1], cursor[2]
+    for place in range(last - first):
+        walk = np.uint64(walk_base + first + place)
+        drawn = _uniform_below(np.uint64(laid), np.uint64(flows[place]), seed, walk, _ZERO)
+        position = base + (over + drawn) // walks
+        near = 0
+        while near < _NEAR:
+            paid = amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
+            if position < reached + paid:
+                break
+            reached += paid
+            flow += 1
+            near += 1
+        if near == _NEAR:
+            payer = _company_at(position, payer, company_before)
+            flow, reached = _flow_at(position, payer, out_offsets, amount, inside, company_before, block_before)
+        while flow >= out_offsets[payer + 1]:
+            payer += 1
+        flows[place] = flow
+        payers[first + place] = payer
+        base, over = base + share, over + rest
+        if over >= walks:
+            base, over = base + 1, over - walks
+    cursor[0], cursor[1], cursor[2] = flow, payer, reached
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _start_position(walk: int, walks: int, laid: int, drawn: int) -> int:
-    """Return (walk * laid + drawn) // walks without passing 64 bits.
-
-    With `drawn` uniform below `laid`, the numerators of all walks together are uniform below walks * laid: every unit of money
-    is drawn with exactly the same probability, and the walks' positions ascend. (`drawn` is below `laid`, `walks` below 2^31.)
-    """
-    rest = walk * (laid % walks)
-    return walk * (laid // walks) + rest // walks + (rest % walks + drawn) // walks
+def _start_bits(seed: np.uint64, walk: np.uint64) -> tuple[np.int64, np.uint64]:
+    even, odd = _draw_pair(seed, walk, _ZERO, _ZERO)
+    return np.int64(even), odd
 
 
 # ---- the plain walker ------------------------------------------------------------------------------------------------
@@ -342,35 +398,35 @@ def _walk_plain(
     outcomes: UInt8s,
 ) -> int:
     """Walk walks first..last of a sample, one after the other; return the steps taken."""
-    laid = company_before[-1]
     steps = 0
-    payer = 0
-    for index in range(first, last):
-        walk = np.uint64(walk_base + index)
-        even, odd = _draw_pair(seed, walk, _ZERO, _ZERO)
-        drawn = _uniform_below(np.uint64(laid), even, seed, walk, _ZERO)
-        position = _start_position(index, walks, laid, drawn)
-        payer = _company_at(position, payer, company_before)
-        flow = _flow_at(position, payer, out_offsets, amount, inside, company_before, block_before)
-        company = np.int64(payee[flow])
-        outcome = UNFINISHED
-        for step in range(1, last_step + 1):
-            if step % 2 == 0:
-                even, odd = _draw_pair(seed, walk, np.uint64(step // 2), _ZERO)
-            bits = odd if step % 2 else even
-            steps += 1
-            drawn = _uniform_below(np.uint64(throughflow[company]), bits, seed, walk, np.uint64(step))
-            position = company_before[company] + drawn
-            if position >= company_before[company + 1]:
-                outcome = LEAKED
-                break
-            flow = _flow_at(position, company, out_offsets, amount, inside, company_before, block_before)
-            company = np.int64(payee[flow])
-            if company == payer:
-                outcome = RETURNED
-                break
-        payers[index] = payer
-        outcomes[index] = outcome
+    flows, spare, cursor = np.empty(_LANES, np.int64), np.empty(_LANES, np.uint64), np.zeros(3, np.int64)
+    for batch in range(first, last, _LANES):
+        end = min(batch + _LANES, last)
+        _draw_starts(
+            batch, end, walks, walk_base, seed, out_offsets, amount, inside, company_before, block_before,
+            cursor, flows, payers, spare,
+        )  # fmt: skip
+        for index in range(batch, end):
+            walk, payer = np.uint64(walk_base + index), payers[index]
+            even = odd = spare[index - batch]
+            company = np.int64(payee[flows[index - batch]])
+            outcome = UNFINISHED
+            for step in range(1, last_step + 1):
+                if step % 2 == 0:
+                    even, odd = _draw_pair(seed, walk, np.uint64(step // 2), _ZERO)
+                bits = odd if step % 2 else even
+                steps += 1
+                drawn = _uniform_below(np.uint64(throughflow[company]), bits, seed, walk, np.uint64(step))
+                position = company_before[company] + drawn
+                if position >= company_before[company + 1]:
+                    outcome = LEAKED
+                    break
+                flow, _ = _flow_at(position, company, out_offsets, amount, inside, company_before, block_before)
+                company = np.int64(payee[flow])
+                if company == payer:
+                    outcome = RETURNED
+                    break
+            outcomes[index] = outcome
     return steps
 
 
@@ -615,21 +671,21 @@ def _walk_lockstep(
 
     A Philox block gives two draws: start and step 1, then steps 2 and 3, and so on; each lane keeps the second as its spare.
     """
-    laid = company_before[-1]
     company, payer, bits = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
     spare, size = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
     index, step, slot = np.empty(_LANES, np.int64), np.empty(_LANES, np.int64), np.empty(_LANES, np.int64)
-    home, lanes, steps, coming = 0, 0, 0, first
+    cursor = np.zeros(3, np.int64)
+    lanes, steps, coming = 0, 0, first
     while True:
-        while lanes < _LANES and coming < last:
-            walk = np.uint64(walk_base + coming)
-            even, spare[lanes] = _draw_pair(seed, walk, _ZERO, _ZERO)
-            drawn = _uniform_below(np.uint64(laid), even, seed, walk, _ZERO)
-            position = _start_position(coming, walks, laid, drawn)
-            home = _company_at(position, home, company_before)
-            flow = _flow_at(position, home, out_offsets, amount, inside, company_before, block_before)
-            payers[coming] = home
-            company[lanes], payer[lanes], index[lanes], step[lanes] = np.uint64(payee[flow]), np.uint64(home), coming, 0
+        free = min(_LANES - lanes, last - coming)
+        _draw_starts(
+            coming, coming + free, walks, walk_base, seed, out_offsets, amount, inside, company_before, block_before,
+            cursor, slot, payers, spare[lanes:],
+        )  # fmt: skip
+        for place in range(free):
+            company[lanes] = np.uint64(payee[slot[place]])
+            payer[lanes] = np.uint64(payers[coming])
+            index[lanes], step[lanes] = coming, 0
             lanes += 1
             coming += 1
         if lanes == 0:
@@ -644,3 +700,249 @@ def _walk_lockstep(
         steps += lanes
         _step_lanes(lanes, bits, company, slot, size, row_offsets, slots)
         lanes = _retire_lanes(lanes, last_step, company, payer, index, step, spare, outcomes)
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------------
+
+
+def _in_parts(work: Callable[[int, int], Result], size: int, threads: int | None) -> list[Result]:
+    """Run `work(first, last)` over equal parts of range(size) on threads, and return the results in order."""
+    workers = threads or len(os.sched_getaffinity(0))
+    parts = min(size, 1 if workers == 1 else 4 * workers)
+    if parts <= 1:
+        return [work(0, size)] if size else []
+    bounds = [size * part // parts for part in range(parts + 1)]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(work, bounds[:-1], bounds[1:]))
+
+
+@dataclass(frozen=True, eq=False)
+class WalkTally:
+    """How the walks of one sample ended, and what follows from it.
+
+    Attributes
+    ----------
+    layout : MoneyLayout
+        The money they were drawn from.
+    payer : int32 or int64 array of shape (walks,)
+        Where each walk started; ascending.
+    outcome : uint8 array of shape (walks,)
+        `LEAKED`, `RETURNED` or `UNFINISHED`.
+    steps : int
+        Steps that all of them took together.
+    hops : int or None
+        Hop limit: with one, an unfinished walk has not returned within it. Without, it may yet return or not.
+    confidence : float
+        Level at which this sample gives intervals.
+    error : float
+        Bound of the rounding error of the walker in any return probability (0 for the plain walker).
+
+    Notes
+    -----
+    Memory: 5 bytes per walk (9 with int64 ids).
+    """
+
+    layout: MoneyLayout
+    payer: Ids
+    outcome: UInt8s
+    steps: int
+    hops: int | None
+    confidence: float
+    error: float
+
+    @property
+    def walks(self) -> int:
+        """Return the number of walks."""
+        return len(self.outcome)
+
+    @cached_property
+    def hits(self) -> int:
+        """Return how many walks came back to their payer."""
+        return int(np.count_nonzero(self.outcome == RETURNED))
+
+    @cached_property
+    def unfinished(self) -> int:
+        """Return how many walks were given up at the horizon without knowing whether they return."""
+        return 0 if self.hops is not None else int(np.count_nonzero(self.outcome == UNFINISHED))
+
+    @property
+    def method(self) -> str:
+        """Return the words for `Certified.method`."""
+        limit = "" if self.hops is None else f" within {self.hops} hops"
+        return f"{self.walks} seeded walks{limit}, Clopper-Pearson {self.confidence:.6g}"
+
+    def round_trip(self) -> Certified:
+        """Return the money of the whole graph that comes back to its payers, sum C_i, in minor units."""
+        certain, laid = self.layout.certain, self.layout.laid
+        if laid == 0 or self.walks == 0:
+            return Certified.exact(certain, "exact: closed components and acyclic money only")
+        low, high = self._bounds(np.array(self.hits), np.array(self.unfinished), np.array(self.walks))
+        value = certain + laid * (self.hits + self.unfinished / 2) / self.walks
+        return Certified(value, certain + laid * float(low), certain + laid * float(high), self.method)
+
+    def fraction(self) -> Certified:
+        """Return the round-trip fraction RTF = sum C_i / W."""
+        return _scaled(self.round_trip(), self.layout.graph.total)
+
+    def finn(self) -> Certified:
+        """Return the Finn cycling index FCI = sum C_i / sum T_i (Finn 1976)."""
+        return _scaled(self.round_trip(), int(self.layout.graph.throughflow.sum(dtype=object)))
+
+    def _bounds(self, hits: Int64s, unfinished: Int64s, draws: Int64s) -> tuple[Floats, Floats]:
+        """Bound mean return probabilities: unfinished walks are misses for the low end and hits for the high end."""
+        low, _ = clopper_pearson(hits, draws, self.confidence)
+        _, high = clopper_pearson(hits + unfinished, draws, self.confidence)
+        return np.maximum(low - self.error, 0), np.minimum(high + self.error, 1)
+
+    def company_counts(self) -> tuple[Int64s, Int64s, Int64s]:
+        """Return per company how many walks started, returned and stayed unfinished: int64 arrays of shape (companies,)."""
+        companies = len(self.layout.company_before) - 1
+        payer, outcome = self.payer, self.outcome
+        unfinished = payer[outcome == UNFINISHED] if self.hops is None else payer[:0]
+        return (
+            np.bincount(payer, minlength=companies),
+            np.bincount(payer[outcome == RETURNED], minlength=companies),
+            np.bincount(unfinished, minlength=companies),
+        )
+
+    def companies(self) -> tuple[Floats, Floats, Floats]:
+        """Return round-trip money C_i of every company with its interval: value, low, high, float64 minor units.
+
+        Each interval holds at the level of the sample for its company alone, not for all companies at once.
+
+        Notes
+        -----
+        Walk r draws from the r-th of R equal strata of the money. "Walk r starts in a flow of i and returns" is an event whose
+        probabilities, summed over the strata that touch the money of i, are C_i R / laid. So `clopper_pearson` bounds
+        their mean with the number of touched strata, those shared with a neighbour included, as the number of draws.
+        """
+        paid = np.diff(self.layout.company_before).astype(np.float64)
+        certain = np.zeros_like(paid) if self.layout.closed_paid is None else self.layout.closed_paid.astype(np.float64)
+        if self.walks == 0:
+            return certain, certain.copy(), certain.copy()
+        _, hits, unfinished = self.company_counts()
+        stratum = self.layout.laid / self.walks
+        # Rounded outwards by more than the float error: one stratum too many only widens the interval.
+        first = np.floor(self.layout.company_before[:-1] / stratum * (1 - 2.0**-50))
+        last = np.floor((self.layout.company_before[1:] - 1) / stratum * (1 + 2.0**-50) + 1 / stratum * (1 - 2.0**-50))
+        draws = np.where(paid > 0, np.maximum(last - first + 1, 1), 1).astype(np.int64)
+        # Few distinct counts occur: bound each once.
+        counts, place = np.unique(np.stack([hits, unfinished, draws]), axis=1, return_inverse=True)
+        low, high = self._bounds(counts[0], counts[1], counts[2])
+        money = draws * stratum
+        value = np.minimum((hits + unfinished / 2) * stratum, paid)
+        low_money = np.minimum(money * low[place], value)
+        high_money = np.where(paid > 0, np.maximum(np.minimum(money * high[place], paid), value), 0)
+        return certain + value, certain + low_money, certain + high_money
+
+
+def _scaled(figure: Certified, whole: int) -> Certified:
+    """Divide an amount of money and its bounds by a whole, ends rounded outwards and kept within [0, 1]."""
+    if whole == 0:
+        return Certified.exact(0.0, "exact: no flow")
+    value = min(figure.value / whole, 1.0)
+    if figure.width == 0:
+        return Certified.exact(value, figure.method)
+    low, high = math.nextafter(figure.low / whole, 0), math.nextafter(figure.high / whole, 2)
+    return Certified(value, min(low, value), max(min(high, 1.0), value), figure.method)
+
+
+def walk_plain(
+    layout: MoneyLayout,
+    walks: int,
+    *,
+    seed: int,
+    walk_base: int = 0,
+    hops: int | None = None,
+    confidence: float = 0.99,
+    threads: int | None = None,
+) -> WalkTally:
+    """Walk a stratified sample straight on the flows, without tables and without any rounding.
+
+    Parameters
+    ----------
+    layout : MoneyLayout
+        From `lay_money`, with the same `hops`.
+    walks : int
+        Size of the sample, below 2^31.
+    seed : int
+        Key of the generator, 0 <= seed < 2^64.
+    walk_base : int
+        Number of the first walk: samples with disjoint numbers are independent.
+    hops : int, optional
+        Count returns within so many hops only (the drawn flow is the first hop).
+    confidence : float
+        Level of the intervals that the tally will give.
+    threads : int, optional
+        Threads to use; results do not depend on it.
+    """
+    graph, last_step = layout.graph, (HORIZON if hops is None else hops) - 1
+    payers, outcomes = _sample_arrays(layout, walks)
+
+    def walk(first: int, last: int) -> int:
+        return _walk_plain(
+            first,
+            last,
+            walks,
+            walk_base,
+            np.uint64(seed),
+            last_step,
+            graph.out_offsets,
+            graph.payee,
+            graph.amount,
+            graph.throughflow,
+            layout.inside,
+            layout.company_before,
+            layout.block_before,
+            payers,
+            outcomes,
+        )
+
+    steps = sum(_in_parts(walk, len(outcomes), threads))
+    return WalkTally(layout, payers, outcomes, steps, hops, confidence, error=0.0)
+
+
+def walk_lockstep(
+    layout: MoneyLayout,
+    table: AliasTable,
+    walks: int,
+    *,
+    seed: int,
+    walk_base: int = 0,
+    hops: int | None = None,
+    confidence: float = 0.99,
+    threads: int | None = None,
+) -> WalkTally:
+    """Walk a stratified sample over alias tables, many walks at a time. Parameters as `walk_plain`."""
+    graph, last_step = layout.graph, (HORIZON if hops is None else hops) - 1
+    payers, outcomes = _sample_arrays(layout, walks)
+
+    def walk(first: int, last: int) -> int:
+        return _walk_lockstep(
+            first,
+            last,
+            walks,
+            walk_base,
+            np.uint64(seed),
+            last_step,
+            graph.out_offsets,
+            graph.payee,
+            graph.amount,
+            layout.inside,
+            layout.company_before,
+            layout.block_before,
+            table.row_offsets,
+            table.slots,
+            payers,
+            outcomes,
+        )
+
+    steps = sum(_in_parts(walk, len(outcomes), threads))
+    return WalkTally(layout, payers, outcomes, steps, hops, confidence, error=last_step * table.error_per_step)
+
+
+def _sample_arrays(layout: MoneyLayout, walks: int) -> tuple[Ids, UInt8s]:
+    if not 0 <= walks <= MOST_WALKS:
+        raise UsageError(f"a sample has 0 to {MOST_WALKS} walks, not {walks}")
+    size = walks if layout.laid else 0
+    return np.empty(size, layout.graph.payee.dtype), np.empty(size, np.uint8)

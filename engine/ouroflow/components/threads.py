@@ -1,0 +1,26 @@
+"""Threads for kernels that work outside the interpreter lock: each call writes arrays of its own, so results never depend on timing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+MOST_THREADS = 16
+"""Past this many, memory bandwidth and not the processors is the limit of these kernels."""
+
+
+def in_threads(*calls: Callable[[], Any]) -> list[Any]:
+    """Run the calls at the same time, each in a thread; return their results in order."""
+    if len(calls) == 1:
+        return [calls[0]()]
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
+
+
+def parts(length: int) -> list[slice]:
+    """Cut a range into equal parts, one per processor that this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(MOST_THREADS, usable)
+    return [slice(length * t // threads, length * (t + 1) // threads) for t in range(threads)]
