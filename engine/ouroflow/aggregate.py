@@ -6,8 +6,8 @@ payee is made the same way from blocks of neighbouring payees, where a counting 
 already stand by payer. Blocks are shared out among threads; integer sums make the result the same for any number.
 
 Memory beyond input and result: 16 bytes per payment, and 16 bytes per payment of the largest block in each thread, while
-the payments are summed; then 4 bytes per flow and, in each thread, 12 per flow of its block; 1 MiB per thread for
-counts (8 bytes in all per up to 2**17 ranges of company ids).
+the payments are summed; then 4 bytes per flow and, in each thread, 8 per flow of its block (twice that for int64 ids);
+and up to 1 MiB of counters per thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ import numpy.typing as npt
 
 RANGES_LOG = 17
 """Companies are counted in up to 2**17 ranges of neighbouring ids, so that the counters stay in the cache."""
-MOST_BLOCKS = 4096
+MOST_BLOCKS = 2048
+KEY_BITS = 62
+"""Payer within the block and payee share one int64 key; blocks of very many companies are cut so that they fit."""
 PAYMENTS_PER_BLOCK = 1 << 15
 FLOWS_PER_BLOCK = 1 << 16
 
@@ -67,7 +69,8 @@ def sum_payments(
     shares = _even_shares(len(payer), threads)
     counts = np.zeros((len(shares) - 1, (companies >> shift) + 1), dtype=np.int64)
     _in_threads(threads, range(len(counts)), lambda t: _count_payers(payer, payee, shares[t], shares[t + 1], shift, counts[t]))
-    block_of, first_range, starts, cursors = _blocks(counts, PAYMENTS_PER_BLOCK)
+    widest = 1 << max(0, KEY_BITS - payee_bits - shift)
+    block_of, first_range, starts, cursors = _blocks(counts, PAYMENTS_PER_BLOCK, widest)
     blocks = len(first_range) - 1
     pairs = np.empty((starts[-1], 2), dtype=np.int64)
     _in_threads(
@@ -126,7 +129,7 @@ def by_payee(
     _in_threads(
         threads, range(threads), lambda t: _count_payees(payee, out_offsets[rows[t]], out_offsets[rows[t + 1]], shift, counts[t])
     )
-    block_of, first_range, starts, cursors = _blocks(counts, FLOWS_PER_BLOCK)
+    block_of, first_range, starts, cursors = _blocks(counts, FLOWS_PER_BLOCK, counts.shape[1])
     in_offsets = np.empty(companies + 1, dtype=np.int64)
     in_offsets[companies] = flows
     in_payer, spread_payee = np.empty(flows, dtype=payee.dtype), np.empty(flows, dtype=payee.dtype)
@@ -169,27 +172,26 @@ def _largest_first(starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.argsort(-np.diff(starts), kind="stable")
 
 
-def _blocks(counts: npt.NDArray[np.int64], target: int) -> tuple[Any, Any, Any, Any]:
-    """Join neighbouring ranges into blocks of about `target` entries; a range alone may be larger.
+def _blocks(counts: npt.NDArray[np.int64], target: int, widest: int) -> tuple[Any, Any, Any, Any]:
+    """Join up to `widest` neighbouring ranges into blocks of about `target` entries; a range alone may be larger.
 
     Returns the block of each range, the first range of each block (and the end), where each block begins, and where each
     thread begins to write in each block: earlier threads first, so that the order of the input is kept.
     """
     sizes = counts.sum(axis=0)
     ends = np.cumsum(sizes)
-    target = max(target, int(ends[-1]) // (MOST_BLOCKS // 2))
+    target = max(target, int(ends[-1]) // MOST_BLOCKS)
     # A range belongs to the block in which its middle entry falls when entries are cut every `target`.
     wanted = (ends - sizes // 2) // target
     block_of = np.zeros(len(sizes), dtype=np.int64)
-    np.cumsum(np.diff(wanted) != 0, out=block_of[1:])
+    too_wide = np.diff(np.arange(len(sizes)) // widest)
+    np.cumsum((np.diff(wanted) != 0) | (too_wide != 0), out=block_of[1:])
     first_range = np.flatnonzero(np.diff(block_of, prepend=-1, append=-1))
-    if len(first_range) and first_range[-1] != len(sizes):
-        first_range = np.append(first_range, len(sizes))
     per_block = np.add.reduceat(counts, first_range[:-1], axis=1)
     starts = np.zeros(per_block.shape[1] + 1, dtype=np.int64)
     np.cumsum(per_block.sum(axis=0), out=starts[1:])
     cursors = starts[:-1] + np.cumsum(per_block, axis=0) - per_block
-    return block_of.astype(np.uint16), first_range.astype(np.int64), starts, np.ascontiguousarray(cursors)
+    return block_of.astype(np.int32), first_range.astype(np.int64), starts, np.ascontiguousarray(cursors)
 
 
 @numba.njit(cache=True, nogil=True)

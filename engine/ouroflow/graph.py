@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 """Company ids or flow positions: int32 where they fit, else int64."""
 
+ByPayer = tuple[npt.NDArray[np.int64], Ids, npt.NDArray[np.int64], Ids]
+"""out_offsets, payee, amount, payments."""
+ByPayee = tuple[npt.NDArray[np.int64], Ids, Ids]
+"""in_offsets, in_payer, in_flow."""
+
 INT64_MAX = 2**63 - 1
 INT32_SPAN = 2**31
 """Ids, counts and positions below this fit int32."""
 
+SUM_CHUNK = 1 << 20
 NUMPY_LIMIT = 50_000
 """Up to so many payments NumPy sums them: numba would need longer to load than NumPy takes."""
 
@@ -180,21 +186,16 @@ class FlowGraph:
         for external, what in ((inflow, "inflow"), (outflow, "outflow")):
             if external is not None:
                 _refuse_past_int64(total + exact_sum(external), f"the payments and the known {what}")
-        flows = _sum_payments(payer, payee, amount, companies)
-        kept = int(flows.amount.sum())
+        by_payer, by_payee = _both_orders(payer, payee, amount, companies)
+        _, _, flow_amount, payments = by_payer
         return cls(
-            flows.out_offsets,
-            flows.payee,
-            flows.amount,
-            flows.payments,
-            flows.in_offsets,
-            flows.in_payer,
-            flows.in_flow,
+            *by_payer,
+            *by_payee,
             names=names,
             inflow=inflow,
             outflow=outflow,
-            self_payments=len(payer) - int(flows.payments.sum(dtype=np.int64)),
-            self_amount=total - kept,
+            self_payments=len(payer) - int(payments.sum(dtype=np.int64)),
+            self_amount=total - int(flow_amount.sum()),
         )
 
     @property
@@ -312,33 +313,40 @@ class IntraFlows:
         return len(self.company_offsets) - 1
 
 
-@dataclass(frozen=True)
-class _Flows:
-    """The seven arrays of the graph, as the summation hands them over."""
-
-    out_offsets: npt.NDArray[np.int64]
-    payee: Ids
-    amount: npt.NDArray[np.int64]
-    payments: Ids
-    in_offsets: npt.NDArray[np.int64]
-    in_payer: Ids
-    in_flow: Ids
-
-
 def exact_sum(values: npt.NDArray[np.int64]) -> int:
-    """Sum int64 values without overflow, whatever their order.
-
-    The halves of the words are summed apart, each far below int64 for up to 2**31 values at a time.
-    """
+    """Sum int64 values without overflow, whatever their order and signs."""
+    if not len(values):
+        return 0
+    largest = max(int(values.max()), -int(values.min()))
+    if largest * len(values) <= INT64_MAX:
+        return int(values.sum())
     total = 0
-    for start in range(0, len(values), 1 << 20):
-        part = values[start : start + (1 << 20)]
+    for start in range(0, len(values), SUM_CHUNK):
+        part = values[start : start + SUM_CHUNK]
+        # Sums of the upper and the lower halves of the words: both far below int64 for a chunk.
         total += (int((part >> 32).sum()) << 32) + int((part & 0xFFFFFFFF).sum())
     return total
 
 
-def _sum_payments(payer: Ids, payee: Ids, amount: npt.NDArray[np.int64] | None, companies: int) -> _Flows:
-    """Sum parallel payments, leave out those to oneself, and order the flows both ways (NumPy)."""
+def _both_orders(
+    payer: Ids, payee: Ids, amount: npt.NDArray[np.int64] | None, companies: int
+) -> tuple[ByPayer, ByPayee]:
+    """Sum parallel payments, leave out those to oneself, and order the flows both ways.
+
+    The two ways to do it give the same arrays, bit for bit.
+    """
+    if len(payer) <= NUMPY_LIMIT:
+        return _both_orders_small(payer, payee, amount, companies)
+    from ouroflow import aggregate
+
+    by_payer = aggregate.sum_payments(payer, payee, amount, companies)
+    return by_payer, aggregate.by_payee(by_payer[0], by_payer[1])
+
+
+def _both_orders_small(
+    payer: Ids, payee: Ids, amount: npt.NDArray[np.int64] | None, companies: int
+) -> tuple[ByPayer, ByPayee]:
+    """Sum and order with NumPy alone."""
     kept = payer != payee
     payer, payee = payer[kept], payee[kept]
     order = np.lexsort((payee, payer))
@@ -352,16 +360,10 @@ def _sum_payments(payer: Ids, payee: Ids, amount: npt.NDArray[np.int64] | None, 
     else:
         summed = np.add.reduceat(amount[kept][order], starts)
     payer, payee = payer[starts], payee[starts]
+    counts = payments.astype(np.int32 if len(kept) < INT32_SPAN else np.int64)
     by_payee = np.argsort(payee, kind="stable")
-    return _Flows(
-        _offsets(payer, companies),
-        payee,
-        summed,
-        payments.astype(np.int32 if len(kept) < INT32_SPAN else np.int64),
-        _offsets(payee, companies),
-        payer[by_payee],
-        by_payee.astype(np.int32 if len(payee) < INT32_SPAN else np.int64),
-    )
+    in_flow = by_payee.astype(np.int32 if len(payee) < INT32_SPAN else np.int64)
+    return (_offsets(payer, companies), payee, summed, counts), (_offsets(payee, companies), payer[by_payee], in_flow)
 
 
 def _offsets(ids: Ids, companies: int) -> npt.NDArray[np.int64]:

@@ -134,18 +134,19 @@ def by_search_among_ends(
 
     The flows are renumbered in place.
     """
-    component, sizes, smallest = _with_giant(giant, companies, chunks[0][0].dtype)
+    dtype = chunks[0][0].dtype
+    component, sizes, smallest = _with_giant(giant, companies, dtype)
     pays, is_paid = np.empty(companies, np.uint8), np.empty(companies, np.uint8)
     _mark_active(chunks, pays, is_paid)
-    members = np.flatnonzero(pays | is_paid)
-    del pays, is_paid
     # Until their component is known, `component` lends its places to the new ids of these companies.
-    component[members] = np.arange(members.size)
+    members = np.empty(companies, dtype)
+    members = members[: _list_active(pays, is_paid, component, members)]
+    del pays, is_paid
     in_threads(*(lambda ids=ids: _translate(ids, component) for chunk in chunks for ids in chunk))
     offsets, payee = index_by_payer([(as_input(starts), as_input(ends)) for starts, ends in chunks], members.size)
     found_component, order = np.full(members.size, -1, component.dtype), np.zeros(members.size, component.dtype)
     found = depth_first_components(offsets, payee, order, found_component, len(sizes))
-    component[members] = found_component
+    _scatter(found_component, members, component)
     return numbered(component, np.append(sizes, found[0]), np.append(smallest, members[found[1]]))
 
 
@@ -290,6 +291,25 @@ def _mark_chunk(ids, marks):  # type: ignore[no-untyped-def]
     """Set the marks of the ids."""
     for company in ids:
         marks[company] = 1
+
+
+@njit(cache=True, nogil=True)
+def _list_active(pays, is_paid, new_id, members):  # type: ignore[no-untyped-def]
+    """List the companies with a mark, write their place in the list to `new_id`, and return how many there are. Free of branches."""
+    count = 0
+    for company in range(pays.size):
+        active = np.int64(pays[company] | is_paid[company])
+        members[count] = company
+        new_id[company] += active * (count - new_id[company])
+        count += active
+    return count
+
+
+@njit(cache=True, nogil=True)
+def _scatter(values, places, out):  # type: ignore[no-untyped-def]
+    """Write each value to its place."""
+    for at in range(places.size):
+        out[places[at]] = values[at]
 
 
 @njit(cache=True, nogil=True)

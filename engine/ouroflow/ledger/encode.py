@@ -14,7 +14,6 @@ grow up to 1/16 full, which breaks chains that are due to the low bits only.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -29,6 +28,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from ouroflow.aggregate import threads_available
 from ouroflow.errors import InputError
 
 T = TypeVar("T")
@@ -310,7 +310,7 @@ class Identities:
     """
 
     def __init__(self, *, threads: int | None = None, _hash_mask: int = 2**64 - 1) -> None:
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self._threads = threads or threads_available()
         self._pool = ThreadPoolExecutor(self._threads) if self._threads > 1 else None
         self._hash_mask = np.uint64(_hash_mask)
         self._family = ""

@@ -328,7 +328,7 @@ def _draw_starts(
     company_before: Int64s,
     block_before: Int64s,
     cursor: Int64s,
-    flows: Int64s,
+    starts: Int64s,
     payers: Ids,
     spare: UInt64s,
 ) -> None:
@@ -338,17 +338,33 @@ def _draw_starts(
     are uniform below R * laid, so every unit of money is drawn with exactly the same probability, and positions ascend.
     `cursor` keeps (flow, payer, money laid out before that flow) of the last start: the next is near when walks are many.
     """
-    laid = company_before[-1]
+    laid = np.uint64(company_before[-1])
+    rejected = 0
     for place in range(last - first):
-        walk = np.uint64(walk_base + first + place)
-        flows[place], spare[place] = _start_bits(seed, walk)
-    share, rest = laid // walks, laid % walks
+        bits, spare[place] = _draw_pair(seed, np.uint64(walk_base + first + place), _ZERO, _ZERO)
+        starts[place] = np.int64(_multiply_high(bits, laid))
+        rejected += np.int64(bits * laid < laid)
+    if rejected > 0:
+        for place in range(last - first):
+            walk = np.uint64(walk_base + first + place)
+            bits, _ = _draw_pair(seed, walk, _ZERO, _ZERO)
+            starts[place] = _uniform_below(laid, bits, seed, walk, _ZERO)
+    share, rest = company_before[-1] // walks, company_before[-1] % walks
     base, over = first * share + first * rest // walks, first * rest % walks
+    inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(walks)
+    for place in range(last - first):
+        # (over + drawn) // walks by its rounded inverse, at most 2 too small.
+        numerator = over + starts[place]
+        quotient = np.int64(_multiply_high(np.uint64(numerator), inverse))
+        quotient += np.int64(numerator - quotient * walks >= walks)
+        quotient += np.int64(numerator - quotient * walks >= walks)
+        starts[place] = base + quotient
+        base, over = base + share, over + rest
+        carry = np.int64(over >= walks)
+        base, over = base + carry, over - carry * walks
     flow, payer, reached = cursor[0], cursor[1], cursor[2]
     for place in range(last - first):
-        walk = np.uint64(walk_base + first + place)
-        drawn = _uniform_below(np.uint64(laid), np.uint64(flows[place]), seed, walk, _ZERO)
-        position = base + (over + drawn) // walks
+        position = starts[place]
         near = 0
         while near < _NEAR:
             paid = amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
@@ -362,18 +378,10 @@ def _draw_starts(
             flow, reached = _flow_at(position, payer, out_offsets, amount, inside, company_before, block_before)
         while flow >= out_offsets[payer + 1]:
             payer += 1
-        flows[place] = flow
+        starts[place] = flow
         payers[first + place] = payer
-        base, over = base + share, over + rest
-        if over >= walks:
-            base, over = base + 1, over - walks
     cursor[0], cursor[1], cursor[2] = flow, payer, reached
 
-
-@njit(cache=True, nogil=True, inline="always")
-def _start_bits(seed: np.uint64, walk: np.uint64) -> tuple[np.int64, np.uint64]:
-    even, odd = _draw_pair(seed, walk, _ZERO, _ZERO)
-    return np.int64(even), odd
 
 
 # ---- the plain walker ------------------------------------------------------------------------------------------------
