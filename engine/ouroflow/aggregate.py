@@ -1,13 +1,14 @@
 """Payments to flows in both orders, for millions of payments: what ``FlowGraph`` does beyond the reach of NumPy.
 
-Payments are spread over blocks of neighbouring payers, about as many payments in each as fit the cache. Each block is
-sorted by payer and payee (radix sort of packed keys), equal keys are summed, and the flows are written out. The order by
-payee is made the same way from blocks of neighbouring payees, where a counting sort is enough: within a payee the flows
-already stand by payer. Blocks are shared out among threads; integer sums make the result the same for any number.
+Payments are spread over blocks of neighbouring payers, about as many payments in each as fit the cache. Each block
+is sorted by payer and payee (radix sort of packed keys), equal keys are summed, and the flows are written out. The
+order by payee is made the same way from blocks of neighbouring payees, where a counting sort is enough: within a payee
+the flows already stand by payer. Blocks are shared out among threads; integer sums make the result the same for any
+number of them.
 
-Memory beyond input and result: 16 bytes per payment, and 16 bytes per payment of the largest block in each thread, while
-the payments are summed; then 4 bytes per flow and, in each thread, 8 per flow of its block (twice that for int64 ids);
-and up to 1 MiB of counters per thread.
+Memory beyond input and result: 16 bytes per payment, and 16 bytes per payment of the block in each thread, while the
+payments are summed; then 4 bytes per flow and, in each thread, 8 per flow of its block (twice that for int64 ids); and
+up to 1 MiB of counters per thread.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def sum_payments(
     payee_bits = max(1, (companies - 1).bit_length())
     shares = _even_shares(len(payer), threads)
     counts = np.zeros((len(shares) - 1, (companies >> shift) + 1), dtype=np.int64)
-    _in_threads(threads, range(len(counts)), lambda t: _count_payers(payer, payee, shares[t], shares[t + 1], shift, counts[t]))
+    _in_threads(
+        threads, range(len(counts)), lambda t: _count_payers(payer, payee, shares[t], shares[t + 1], shift, counts[t])
+    )
     widest = 1 << max(0, KEY_BITS - payee_bits - shift)
     block_of, first_range, starts, cursors = _blocks(counts, PAYMENTS_PER_BLOCK, widest)
     blocks = len(first_range) - 1
@@ -127,7 +130,9 @@ def by_payee(
     rows[-1] = companies
     counts = np.zeros((threads, (companies >> shift) + 1), dtype=np.int64)
     _in_threads(
-        threads, range(threads), lambda t: _count_payees(payee, out_offsets[rows[t]], out_offsets[rows[t + 1]], shift, counts[t])
+        threads,
+        range(threads),
+        lambda t: _count_payees(payee, out_offsets[rows[t]], out_offsets[rows[t + 1]], shift, counts[t]),
     )
     block_of, first_range, starts, cursors = _blocks(counts, FLOWS_PER_BLOCK, counts.shape[1])
     in_offsets = np.empty(companies + 1, dtype=np.int64)
@@ -175,8 +180,8 @@ def _largest_first(starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _blocks(counts: npt.NDArray[np.int64], target: int, widest: int) -> tuple[Any, Any, Any, Any]:
     """Join up to `widest` neighbouring ranges into blocks of about `target` entries; a range alone may be larger.
 
-    Returns the block of each range, the first range of each block (and the end), where each block begins, and where each
-    thread begins to write in each block: earlier threads first, so that the order of the input is kept.
+    Returns the block of each range, the first range of each block (and the end), where each block begins, and where
+    each thread begins to write in each block: earlier threads first, so that the order of the input is kept.
     """
     sizes = counts.sum(axis=0)
     ends = np.cumsum(sizes)
@@ -195,7 +200,7 @@ def _blocks(counts: npt.NDArray[np.int64], target: int, widest: int) -> tuple[An
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_payers(payer, payee, begin, end, shift, counts):
+def _count_payers(payer: Any, payee: Any, begin: int, end: int, shift: int, counts: Any) -> None:
     """Count the payments of each range of payers, those to oneself left out."""
     for i in range(begin, end):
         if payer[i] != payee[i]:
@@ -203,14 +208,26 @@ def _count_payers(payer, payee, begin, end, shift, counts):
 
 
 @numba.njit(cache=True, nogil=True)
-def _count_payees(payee, begin, end, shift, counts):
+def _count_payees(payee: Any, begin: int, end: int, shift: int, counts: Any) -> None:
     """Count the flows of each range of payees."""
     for i in range(begin, end):
         counts[payee[i] >> shift] += 1
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread_payments(payer, payee, amount, begin, end, shift, payee_bits, block_of, first_range, cursors, pairs):
+def _spread_payments(
+    payer: Any,
+    payee: Any,
+    amount: Any,
+    begin: int,
+    end: int,
+    shift: int,
+    payee_bits: int,
+    block_of: Any,
+    first_range: Any,
+    cursors: Any,
+    pairs: Any,
+) -> None:
     """Move payments into their blocks as (key, amount); the key is the payer's place in the block, then the payee."""
     unit = len(amount) == 0
     for i in range(begin, end):
@@ -225,7 +242,7 @@ def _spread_payments(payer, payee, amount, begin, end, shift, payee_bits, block_
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_pairs(pairs, bits):
+def _sort_pairs(pairs: Any, bits: int) -> int:
     """Sort the pairs of a block by key, by radix in an even number of rounds; return the number of distinct keys."""
     rounds = 2 if bits <= 22 else 4 if bits <= 44 else 6
     digit = (bits + rounds - 1) // rounds
@@ -252,7 +269,9 @@ def _sort_pairs(pairs, bits):
 
 
 @numba.njit(cache=True, nogil=True)
-def _write_flows(pairs, payee_bits, first_flow, offsets, payee, amount, payments):
+def _write_flows(
+    pairs: Any, payee_bits: int, first_flow: int, offsets: Any, payee: Any, amount: Any, payments: Any
+) -> None:
     """Sum equal keys of a sorted block and write its flows and the offsets of its payers."""
     mask = (1 << payee_bits) - 1
     flow, company = -1, 0
@@ -272,7 +291,18 @@ def _write_flows(pairs, payee_bits, first_flow, offsets, payee, amount, payments
 
 
 @numba.njit(cache=True, nogil=True)
-def _spread_flows(out_offsets, payee, first_row, last_row, shift, block_of, cursors, spread_payee, in_payer, in_flow):
+def _spread_flows(
+    out_offsets: Any,
+    payee: Any,
+    first_row: int,
+    last_row: int,
+    shift: int,
+    block_of: Any,
+    cursors: Any,
+    spread_payee: Any,
+    in_payer: Any,
+    in_flow: Any,
+) -> None:
     """Move the flows of a range of payers into the blocks of their payees, in order."""
     for payer in range(first_row, last_row):
         for flow in range(out_offsets[payer], out_offsets[payer + 1]):
@@ -283,7 +313,7 @@ def _spread_flows(out_offsets, payee, first_row, last_row, shift, block_of, curs
 
 
 @numba.njit(cache=True, nogil=True)
-def _sort_flows(payee, low, first_flow, offsets, in_payer, in_flow):
+def _sort_flows(payee: Any, low: int, first_flow: int, offsets: Any, in_payer: Any, in_flow: Any) -> None:
     """Sort the flows of a block by payee, equal ones as they stand, and write the offsets of its payees."""
     next_place = np.zeros(len(offsets) + 1, np.int64)
     for i in range(len(payee)):

@@ -31,6 +31,7 @@ INT64_MAX = 2**63 - 1
 INT32_SPAN = 2**31
 """Ids, counts and positions below this fit int32."""
 
+MOST_COMPANIES = 2**40
 SUM_CHUNK = 1 << 20
 NUMPY_LIMIT = 50_000
 """Up to so many payments NumPy sums them: numba would need longer to load than NumPy takes."""
@@ -67,9 +68,9 @@ class FlowGraph:
 
     Notes
     -----
-    Memory: 28 bytes per flow (36 with int64 counts, 12 more with int64 ids and positions) and 16 bytes per company, plus
-    the identities; 16 bytes per company where external flows are known; `paid`, `received` and `throughflow` take
-    8 bytes per company each and `payer` 4 per flow, from their first use on.
+    Memory: 24 bytes per flow (int64 ids, counts and positions: 4 more each) and 16 bytes per company, plus the
+    identities; 16 bytes per company where external flows are known; `paid`, `received` and `throughflow` take 8 bytes
+    per company each and `payer` 4 per flow, from their first use on.
     """
 
     out_offsets: npt.NDArray[np.int64]
@@ -132,17 +133,17 @@ class FlowGraph:
             amounts = _amount_array(amount, "amount")
             if len(amounts) != len(payer_ids):
                 raise InputError(f"amount has {len(amounts)} entries for {len(payer_ids)} payments: one per payment")
-            _refuse(amounts <= 0, amounts, "amount", "amounts must be positive; turn a refund around (payee pays payer)")
+            _refuse(amounts <= 0, amounts, "amount", "amounts are positive; turn a refund around (payee pays payer)")
         known = (
             None if inflow is None else _external_array(inflow, "inflow"),
             None if outflow is None else _external_array(outflow, "outflow"),
         )
         names = None if names is None else _name_array(names)
         companies = _company_count(companies, payer_ids, payee_ids, names, known)
-        narrow = np.int32 if companies < INT32_SPAN else np.int64
+        id_type = np.int32 if companies < INT32_SPAN else np.int64
         return cls.from_payments(
-            payer_ids.astype(narrow, copy=False),
-            payee_ids.astype(narrow, copy=False),
+            payer_ids.astype(id_type, copy=False),
+            payee_ids.astype(id_type, copy=False),
             amounts,
             companies=companies,
             names=names,
@@ -221,8 +222,7 @@ class FlowGraph:
     @cached_property
     def payer(self) -> Ids:
         """Payer of each flow, in the order by payer (the row of each entry)."""
-        payer: Ids = np.repeat(np.arange(self.companies, dtype=self.payee.dtype), np.diff(self.out_offsets))
-        return _read_only(payer)
+        return _read_only(np.repeat(np.arange(self.companies, dtype=self.payee.dtype), np.diff(self.out_offsets)))
 
     @cached_property
     def paid(self) -> npt.NDArray[np.int64]:
@@ -238,7 +238,7 @@ class FlowGraph:
     def throughflow(self) -> npt.NDArray[np.int64]:
         """T_i = max(in_i + z_i, out_i + y_i), minor units; z = y = 0 where no external flow is known.
 
-        Each entry fits int64. Their sum may not: it is below twice the largest int64, so add them with :func:`exact_sum`.
+        Each entry fits int64. Their sum may not (it can be twice as large): add them with :func:`exact_sum`.
         """
         if self.inflow is None or self.outflow is None:
             return _read_only(np.maximum(self.received, self.paid))
@@ -258,7 +258,7 @@ class FlowGraph:
         company_offsets = np.zeros(count + 1, dtype=np.int64)
         np.cumsum(sizes[:count], out=company_offsets[1:])
         members = np.flatnonzero(labels < count)
-        company = members[_stable_order(labels[members])].astype(self.payee.dtype)
+        company: Ids = members[_stable_order(labels[members])].astype(self.payee.dtype)  # type: ignore[assignment]
         local = np.empty(self.companies, dtype=self.payee.dtype)
         local[company] = np.arange(len(company)) - np.repeat(company_offsets[:-1], sizes[:count])
         payer = self.payer
@@ -360,9 +360,9 @@ def _both_orders_small(
     else:
         summed = np.add.reduceat(amount[kept][order], starts)
     payer, payee = payer[starts], payee[starts]
-    counts = payments.astype(np.int32 if len(kept) < INT32_SPAN else np.int64)
+    counts = _narrowed(payments, len(kept))
     by_payee = np.argsort(payee, kind="stable")
-    in_flow = by_payee.astype(np.int32 if len(payee) < INT32_SPAN else np.int64)
+    in_flow = _narrowed(by_payee, len(payee))
     return (_offsets(payer, companies), payee, summed, counts), (_offsets(payee, companies), payer[by_payee], in_flow)
 
 
@@ -391,6 +391,11 @@ def _row_sums(values: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> 
     return np.diff(running[offsets])
 
 
+def _narrowed(values: npt.NDArray[np.int64], span: int) -> Any:
+    """Return values below `span` as int32 where they fit."""
+    return values.astype(np.int32 if span < INT32_SPAN else np.int64)
+
+
 def _read_only(array: Any) -> Any:
     array.setflags(write=False)
     return array
@@ -408,7 +413,7 @@ def _integer_array(values: npt.ArrayLike, what: str, advice: str) -> npt.NDArray
     return array
 
 
-def _id_array(values: npt.ArrayLike, what: str) -> npt.NDArray[Any]:
+def _id_array(values: npt.ArrayLike, what: str) -> Any:
     """Return company ids, refusing negative ones and those past int64."""
     advice = "company ids are integers; read_ledger takes names and turns them into ids"
     array = _integer_array(values, what, advice)
@@ -453,8 +458,11 @@ def _company_count(
     given = {what: len(values) for what, values in lengths.items() if values is not None}
     largest = max((int(ids.max()) for ids in (payer, payee) if len(ids)), default=-1)
     count = operator.index(companies) if companies is not None else next(iter(given.values()), largest + 1)
-    if count < 0:
-        raise InputError(f"companies is {count}: it must be 0 or more")
+    if not 0 <= count <= MOST_COMPANIES:
+        raise InputError(
+            f"{count} companies: there can be 0 to {MOST_COMPANIES}, and memory is taken for every id; "
+            "number them without gaps (read_ledger does)"
+        )
     for what, length in given.items():
         if length != count:
             raise InputError(f"{what} has {length} entries for {count} companies: give one per company")

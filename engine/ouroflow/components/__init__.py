@@ -1,7 +1,7 @@
 """Strong components: who can get money back at all, because paths of flows lead out and home again.
 
-Two companies are in one component when money can travel from each to the other along flows. Only inside a component can money
-return to its payer, so every later measure works component by component. `strong_components` takes plain arrays,
+Two companies are in one component when money can travel from each to the other along flows. Only inside a component can
+money return to its payer, so every later measure works component by component. `strong_components` takes plain arrays,
 `components_of` a `FlowGraph`; `certify` adds the trees and the order with which anybody can check the answer.
 """
 
@@ -32,8 +32,8 @@ class Components:
     Parameters
     ----------
     labels : int32[companies]
-        Component of each company (int64 past 2**31 - 1 companies). Components are numbered by falling size, those of one size
-        by their smallest company id.
+        Component of each company (int64 past 2**31 - 1 companies). Components are numbered by falling size, those of
+        one size by their smallest company id.
     sizes : int64[count]
         Companies in each component; falling.
     """
@@ -62,8 +62,9 @@ class ComponentCertificate:
     """What proves a partition into strong components.
 
     Each component of two or more companies has a root, its smallest company id. Every member reaches the root along
-    `next_to_root` and is reached from it along `next_from_root` reversed, over existing flows inside the component: so the members
-    are strongly connected. `rank` rises along every flow between two components: so no two components belong together.
+    `next_to_root` and is reached from it along `next_from_root` reversed, over existing flows inside the component: so
+    the members are strongly connected. `rank` rises along every flow between two components: so no two components
+    belong together.
 
     Parameters
     ----------
@@ -76,7 +77,8 @@ class ComponentCertificate:
     from_depth : int32[companies]
         Flows on that path: 0 at the root, -1 in components of one company.
     rank : int64[count]
-        Flows between components on the longest chain of components that ends in this one: 0 where no money comes in from outside.
+        Flows between components on the longest chain of components that ends in this one: 0 where no money comes in
+        from outside.
     """
 
     next_to_root: IdArray
@@ -92,30 +94,31 @@ def strong_components(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int
     Parameters
     ----------
     payer, payee : integer[flows]
-        Company ids from 0, of any integer type. int32 arrays are used as they are; others are copied to int32 where the ids allow.
-        Self-flows and parallel flows may occur and change nothing. Ids should be dense: memory is spent on every id below the
-        largest.
+        Company ids from 0, of any integer type. int32 arrays are used as they are; others are copied to int32 where the
+        ids allow. Self-flows and parallel flows may occur and change nothing. Ids should be dense: memory is spent on
+        every id below the largest.
     companies : int, optional
         Number of companies; default the largest id + 1. Companies without flows are components of their own.
 
     Returns
     -------
     int32[companies]
-        Component of each company: 0 is the largest; numbered by falling size, then by smallest company id. The same for any
-        order of the flows and any number of threads. (int64 past 2**31 - 1 companies.)
+        Component of each company: 0 is the largest; numbered by falling size, then by smallest company id. The same for
+        any order of the flows and any number of threads. (int64 past 2**31 - 1 companies.)
 
     Raises
     ------
     InputError
-        If an array is not one-dimensional, not of integers, holds negative ids or ids not below `companies`, or if the lengths differ.
+        If an array is not one-dimensional, not of integers, holds negative ids or ids not below `companies`, or if the
+        lengths differ.
     UsageError
         If `companies` is not a non-negative integer.
 
     References
     ----------
-    Forward-backward search: Fleischer, Hendrickson & Pinar (2000), On identifying strongly connected components in parallel.
-    What it leaves: Tarjan (1972), Depth-first search and linear graph algorithms, with one stack as in Pearce (2016), A
-    space-efficient algorithm for finding strongly connected components.
+    Forward-backward search: Fleischer, Hendrickson & Pinar (2000), On identifying strongly connected components in
+    parallel. What it leaves: Tarjan (1972), Depth-first search and linear graph algorithms, with one stack as in Pearce
+    (2016), A space-efficient algorithm for finding strongly connected components.
     """
     from ouroflow.components import cpu
 
@@ -127,8 +130,11 @@ def components_of(graph: FlowGraph) -> Components:
     """Find the strong components of a flow graph; the labels equal those of `strong_components` on its flows."""
     from ouroflow.components import cpu
 
-    labels, nontrivial_sizes = cpu.components_of_offsets(
-        graph.out_offsets, graph.payee, graph.in_offsets, graph.in_payer
+    labels, nontrivial_sizes = cpu.components_of_flows(
+        graph.payer,
+        graph.payee,
+        graph.companies,
+        ((graph.out_offsets, graph.payee), (graph.in_offsets, graph.in_payer)),
     )
     single = labels.size - int(nontrivial_sizes.sum())
     return Components(labels, np.concatenate([nontrivial_sizes, np.ones(single, np.int64)]))
@@ -140,21 +146,23 @@ def certify(graph: FlowGraph, components: Components) -> ComponentCertificate:
     Raises
     ------
     UsageError
-        If `components` has not one label per company of `graph`, or a component is not strongly connected, or two belong together:
-        it does not come from this graph.
+        If `components` has not one label per company of `graph`, or a component is not strongly connected, or two
+        belong together: it does not come from this graph.
     """
     from ouroflow.components import cpu_certificate
 
-    if components.labels.size != graph.out_offsets.size - 1:
+    if components.labels.size != graph.companies:
         raise UsageError(
-            f"the components hold {components.labels.size} companies and the graph {graph.out_offsets.size - 1}: "
+            f"the components hold {components.labels.size} companies and the graph {graph.companies}: "
             "pass the components of this graph"
         )
-    to_root, from_root = cpu_certificate.trees(
-        graph.out_offsets, graph.payee, graph.in_offsets, graph.in_payer, components.labels, components.nontrivial
+    outgoing, incoming = (graph.out_offsets, graph.payee), (graph.in_offsets, graph.in_payer)
+    towards, away, rank = in_threads(
+        lambda: cpu_certificate.trees(*incoming, components.labels, components.nontrivial),
+        lambda: cpu_certificate.trees(*outgoing, components.labels, components.nontrivial),
+        lambda: cpu_certificate.ranks(*outgoing, components.labels, components.count),
     )
-    rank = cpu_certificate.ranks(graph.out_offsets, graph.payee, components.labels, components.count)
-    return ComponentCertificate(*to_root, *from_root, rank)
+    return ComponentCertificate(*towards, *away, rank)
 
 
 def _checked_flows(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int | None) -> tuple[IdArray, IdArray, int]:
@@ -192,7 +200,8 @@ def _checked_ids(values: npt.ArrayLike, name: str) -> tuple[npt.NDArray[Any], in
         return np.empty(0, np.int32), -1
     if ids.dtype.kind not in "iu":
         raise InputError(
-            f"{name} must hold integer company ids, got {ids.dtype}: FlowGraph and read_ledger turn other identities into ids"
+            f"{name} must hold integer company ids, got {ids.dtype}: "
+            "FlowGraph and read_ledger turn other identities into ids"
         )
     ids = np.ascontiguousarray(ids, ids.dtype.newbyteorder("="))
     # Read as unsigned, negative ids are the largest of all: one pass finds both the largest id and any negative one.

@@ -1,7 +1,7 @@
 """The certificate of a partition into strong components, on a CPU: trees inside the components, an order between them.
 
-Two breadth-first searches and one pass of Kahn's (1962) topological sort, one thread each. Reads every flow four times; working
-memory 4 bytes per company for the trees and 16 for the ranks, beside the result (int32 ids).
+Two breadth-first searches and one pass of Kahn's (1962) topological sort, one thread each. Reads every flow four times;
+working memory 4 bytes per company for the trees and 16 for the ranks, beside the result (int32 ids).
 """
 
 from __future__ import annotations
@@ -10,38 +10,34 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from numba import int64, njit
 
 from ouroflow.components.cpu import as_input
-from ouroflow.components.threads import in_threads
 from ouroflow.errors import UsageError
 
 Ids = npt.NDArray[Any]
 Offsets = npt.NDArray[np.int64]
 
 
-def trees(
-    out_offsets: Offsets, payee: Ids, in_offsets: Offsets, in_payer: Ids, labels: Ids, nontrivial: int
-) -> tuple[tuple[Ids, Ids], tuple[Ids, Ids]]:
-    """Return (next company, depth) to the root and (previous company, depth) from the root, for components below `nontrivial`."""
-    roots = _smallest_members(labels, nontrivial)
+def trees(offsets: Offsets, neighbour: Ids, labels: Ids, nontrivial: int) -> tuple[Ids, Ids]:
+    """Grow a tree of shortest paths from the smallest company of each component below `nontrivial`, inside the component.
 
-    def tree(offsets: Offsets, neighbour: Ids) -> tuple[Ids, Ids, int]:
-        parent, depth = np.full(labels.size, -1, labels.dtype), np.full(labels.size, -1, labels.dtype)
-        queue = np.empty(labels.size, labels.dtype)
-        reached = _grow_trees(
-            as_input(offsets), as_input(neighbour), as_input(labels), roots, parent, depth, queue
-        )
-        return parent, depth, reached
-
-    towards, away = in_threads(lambda: tree(in_offsets, in_payer), lambda: tree(out_offsets, payee))
-    members = int(np.count_nonzero(labels < nontrivial))
-    if (towards[2], away[2]) != (members, members):
+    With flows by payee the paths lead to the root, with flows by payer away from it. Returns the neighbour of each
+    company on its path (-1 at roots and outside these components) and its depth (-1 outside).
+    """
+    members = np.flatnonzero(labels < nontrivial)
+    roots = np.empty(nontrivial, labels.dtype)
+    # Of several values for one place NumPy keeps the last: from the back, that is the smallest company.
+    roots[labels[members[::-1]]] = members[::-1]
+    parent, depth = np.full(labels.size, -1, labels.dtype), np.full(labels.size, -1, labels.dtype)
+    queue = np.empty(members.size, labels.dtype)
+    reached = _grow_trees(as_input(offsets), as_input(neighbour), as_input(labels), roots, parent, depth, queue)
+    if reached != members.size:
         raise UsageError(
-            f"of {members} companies in components of two or more, {towards[2]} reach their root and {away[2]} are reached from it: "
-            "these are not the components of this graph"
+            f"of {members.size} companies in components of two or more, only {reached} are on a path to or from the "
+            "root of their component: these are not the components of this graph"
         )
-    return towards[:2], away[:2]
+    return parent, depth
 
 
 def ranks(out_offsets: Offsets, payee: Ids, labels: Ids, count: int) -> npt.NDArray[np.int64]:
@@ -53,21 +49,14 @@ def ranks(out_offsets: Offsets, payee: Ids, labels: Ids, count: int) -> npt.NDAr
         as_input(out_offsets), as_input(payee), as_input(labels), rank, entering, queue, first_member, next_member
     )
     if ordered != count:
-        raise UsageError(f"{count - ordered} of {count} components lie on cycles: these are not the components of this graph")
+        raise UsageError(
+            f"{count - ordered} of {count} components lie on cycles: these are not the components of this graph"
+        )
     return rank
 
 
-def _smallest_members(labels: Ids, nontrivial: int) -> Ids:
-    """Return the smallest company of each component below `nontrivial`."""
-    roots = np.full(nontrivial, labels.size, labels.dtype)
-    members = np.flatnonzero(labels < nontrivial)
-    # Of several values for one place NumPy keeps the last: from the back, that is the smallest company.
-    roots[labels[members[::-1]]] = members[::-1]
-    return roots
-
-
 @njit(cache=True, nogil=True)
-def _grow_trees(offsets, neighbour, labels, roots, parent, depth, queue):  # type: ignore[no-untyped-def]
+def _grow_trees(offsets: Offsets, neighbour: Ids, labels: Ids, roots: Ids, parent: Ids, depth: Ids, queue: Ids) -> int:
     """Search breadth first from each root inside its component; return the number of companies reached."""
     reached = 0
     for root in roots:
@@ -79,7 +68,7 @@ def _grow_trees(offsets, neighbour, labels, roots, parent, depth, queue):  # typ
             head += 1
             for flow in range(offsets[company], offsets[company + 1]):
                 other = neighbour[flow]
-                if labels[other] == labels[company] and depth[other] < 0:
+                if depth[other] < 0 and labels[other] == labels[company]:
                     depth[other] = depth[company] + 1
                     parent[other] = company
                     queue[tail] = other
@@ -89,17 +78,26 @@ def _grow_trees(offsets, neighbour, labels, roots, parent, depth, queue):  # typ
 
 
 @njit(cache=True, nogil=True)
-def _rank_components(offsets, payee, labels, rank, entering, queue, first_member, next_member):  # type: ignore[no-untyped-def]
+def _rank_components(
+    offsets: Offsets,
+    payee: Ids,
+    labels: Ids,
+    rank: Ids,
+    entering: Offsets,
+    queue: Ids,
+    first_member: Ids,
+    next_member: Ids,
+) -> int:
     """Rank components once all flows into them are accounted for; return how many were ranked (all, unless on a cycle).
 
-    `first_member` and `next_member` chain the companies of each component; `entering` counts the flows into it from others that
-    come from components not ranked yet.
+    `first_member` and `next_member` chain the companies of each component; `entering` counts the flows into it from
+    others that come from components not ranked yet.
     """
     for company in range(labels.size - 1, -1, -1):
         next_member[company] = first_member[labels[company]]
         first_member[labels[company]] = company
         for flow in range(offsets[company], offsets[company + 1]):
-            entering[labels[payee[flow]]] += np.int64(labels[payee[flow]] != labels[company])
+            entering[labels[payee[flow]]] += int64(labels[payee[flow]] != labels[company])
     tail = 0
     for component in range(rank.size):
         if entering[component] == 0:

@@ -1,4 +1,4 @@
-"""Threads for kernels that work outside the interpreter lock: each call writes arrays of its own, so results never depend on timing."""
+"""Threads for kernels outside the interpreter lock: each call writes its own arrays, so nothing depends on timing."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ MOST_THREADS = 16
 
 
 def in_threads(*calls: Callable[[], Any]) -> list[Any]:
-    """Run the calls at the same time, each in a thread; return their results in order."""
-    if len(calls) == 1:
-        return [calls[0]()]
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return [future.result() for future in [pool.submit(call) for call in calls]]
+    """Run the calls at the same time, the first of them in this thread; return their results in order."""
+    first, *others = calls
+    if not others:
+        return [first()]
+    with ThreadPoolExecutor(len(others)) as pool:
+        futures = [pool.submit(call) for call in others]
+        return [first(), *(future.result() for future in futures)]
 
 
 def parts(length: int) -> list[slice]:

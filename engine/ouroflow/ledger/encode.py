@@ -1,15 +1,16 @@
 """Identities to dense ids: names of any length, bytes or integers, straight from the Arrow buffers.
 
-The dictionary is an open hash table with linear probing. A slot holds three words: an identity of up to 16 bytes lies in
-the first two as it is, so that one cache miss settles most look-ups; of a longer one the slot holds a 64-bit hash and
-where its bytes are, and a match is compared byte by byte. No result depends on the hash function.
+The dictionary is an open hash table with linear probing. A slot holds three words: an identity of up to 16 bytes lies
+in the first two as it is, so that one cache miss settles most look-ups; of a longer one the slot holds a 64-bit hash
+and where its bytes are, and a match is compared byte by byte. No result depends on the hash function.
 
 Look-ups run in threads, chunk by chunk; what a chunk leaves unknown is added by one thread in the order of the rows,
 payer before payee. So ids are numbered by first appearance whatever the threads and batches.
 
-The hash is public and without a seed, so that runs repeat exactly. Who can choose millions of names can therefore make
-them collide and slow the reading down (never change its result); chains of more than ``LONG_CHAIN`` slots make the table
-grow up to 1/16 full, which breaks chains that are due to the low bits only.
+The hash is public and without a seed, so that runs repeat exactly. Who can choose many names can therefore make them
+collide and slow the reading down (never change its result). Chains of more than ``LONG_CHAIN`` slots make the table
+grow until it is 1/16 full, which breaks the chains of names that agree in the low bits of the hash; names chosen to
+agree in all 64 bits still cost a look-up through all of them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -58,12 +59,12 @@ ODD_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 class Column(NamedTuple):
     """The buffers of one Arrow array as plain addresses, so that kernels touch no reference counts.
 
-    `index` (offsets, views or values) already includes the slice's offset; `addresses` and `sizes` are those of two int64
+    `start` (offsets, views or values) already includes the slice's offset; `addresses` and `sizes` point to two int64
     arrays that describe the data buffers.
     """
 
     layout: int
-    index: int
+    start: int
     width: int
     addresses: int
     sizes: int
@@ -73,9 +74,9 @@ class Column(NamedTuple):
 def _intrinsic(build: Callable[[Any, Any], Any], result: Any) -> Any:
     """Return a function of an address for kernels, made of one instruction."""
 
-    @intrinsic  # type: ignore[misc]
-    def instruction(typing_context: Any, address: Any) -> Any:
-        return result(types.int64), lambda context, builder, signature, arguments: build(builder, arguments[0])
+    @intrinsic
+    def instruction(_typing: Any, _address: Any) -> Any:
+        return result(types.int64), lambda _context, builder, _signature, arguments: build(builder, arguments[0])
 
     return instruction
 
@@ -89,7 +90,8 @@ def _load(builder: Any, address: Any, bits: int) -> Any:
 def _prefetch(builder: Any, address: Any) -> Any:
     """Ask for a cache line before it is needed."""
     pointer, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-    hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag]))
+    signature = ir.FunctionType(ir.VoidType(), [pointer, flag, flag, flag])
+    hint = builder.module.declare_intrinsic("llvm.prefetch", [pointer], signature)
     builder.call(hint, [builder.inttoptr(address, pointer), flag(0), flag(3), flag(1)])
     return ir.Constant(ir.IntType(64), 0)
 
@@ -101,22 +103,22 @@ ask_for = _intrinsic(_prefetch, types.uint64)
 
 
 @numba.njit(cache=True)
-def _signed32(address):
+def _signed32(address: Any) -> Any:
     return np.int64(np.int32(load32(address)))
 
 
 @numba.njit(cache=True)
-def _signed64(address):
+def _signed64(address: Any) -> Any:
     return np.int64(load64(address))
 
 
 @numba.njit(cache=True)
-def _locate(column, row):
+def _locate(column: Any, row: int) -> Any:
     """Return address and length of one value; length -1 where the buffers contradict themselves."""
     if column.layout == FIXED:
-        return column.index + row * column.width, column.width
+        return column.start + row * column.width, column.width
     if column.layout == VIEWS:
-        view = column.index + 16 * row
+        view = column.start + 16 * row
         length = _signed32(view)
         if length <= 12:
             return view + 4, length
@@ -125,16 +127,16 @@ def _locate(column, row):
             return np.int64(0), np.int64(-1)
         return _signed64(column.addresses + 8 * buffer) + begin, length
     if column.layout == OFFSETS32:
-        begin, end = _signed32(column.index + 4 * row), _signed32(column.index + 4 * row + 4)
+        begin, end = _signed32(column.start + 4 * row), _signed32(column.start + 4 * row + 4)
     else:
-        begin, end = _signed64(column.index + 8 * row), _signed64(column.index + 8 * row + 8)
+        begin, end = _signed64(column.start + 8 * row), _signed64(column.start + 8 * row + 8)
     if begin < 0 or end < begin or end > _signed64(column.sizes) or end - begin > MAX_LENGTH:
         return np.int64(0), np.int64(-1)
     return _signed64(column.addresses) + begin, end - begin
 
 
 @numba.njit(cache=True)
-def _mix(first, second, length):
+def _mix(first: Any, second: Any, length: int) -> Any:
     """Mix two words and a length into 64 well spread bits."""
     mixed = (first ^ np.uint64(length)) * ODD_1
     mixed ^= mixed >> np.uint64(32)
@@ -145,7 +147,7 @@ def _mix(first, second, length):
 
 
 @numba.njit(cache=True)
-def _key(address, length, hash_mask):
+def _key(address: int, length: int, hash_mask: Any) -> Any:
     """Return the two words of an identity and its hash; together with the length they are unique up to 16 bytes.
 
     The words overlap instead of being padded, so that no byte beyond the value is read.
@@ -162,12 +164,13 @@ def _key(address, length, hash_mask):
     elif length >= 4:
         first = load32(address) | (load32(address + length - 4) << np.uint64(32))
     elif length > 0:
-        first = load8(address) | (load8(address + length // 2) << np.uint64(8)) | (load8(address + length - 1) << np.uint64(16))
+        middle, last = load8(address + length // 2), load8(address + length - 1)
+        first = load8(address) | (middle << np.uint64(8)) | (last << np.uint64(16))
     return first, second, _mix(first, second, length) & hash_mask
 
 
 @numba.njit(cache=True)
-def _same_bytes(one, other, length):
+def _same_bytes(one: int, other: int, length: int) -> bool:
     """Compare two long values, 8 bytes at a time."""
     for at in range(0, length - 8, 8):
         if load64(one + at) != load64(other + at):
@@ -176,7 +179,7 @@ def _same_bytes(one, other, length):
 
 
 @numba.njit(cache=True)
-def _probe(table, mask, store, address, length, first, second, hashed):
+def _probe(table: int, mask: int, store: int, address: int, length: int, first: Any, second: Any, hashed: Any) -> Any:
     """Return the slot of an identity, or of the empty place where it belongs, what it holds, and the slots visited."""
     slot = np.int64(hashed) & mask
     visited = 1
@@ -197,7 +200,7 @@ def _probe(table, mask, store, address, length, first, second, hashed):
 
 
 @numba.njit(cache=True, nogil=True)
-def _look_up(column, begin, end, table, mask, store, hash_mask, ids):
+def _look_up(column: Any, begin: int, end: int, table: int, mask: int, store: int, hash_mask: Any, ids: Any) -> int:
     """Find the ids of a range of rows, UNKNOWN for new identities; return the first unsound row, or -1.
 
     Works on groups of rows: all keys first, asking for their slots, so that the cache misses overlap.
@@ -219,11 +222,23 @@ def _look_up(column, begin, end, table, mask, store, hash_mask, ids):
 
 
 @numba.njit(cache=True, nogil=True)
-def _add(payer, payee, begin, end, table, data, ends, count, hash_mask, payer_ids, payee_ids):
+def _add(
+    payer: Any,
+    payee: Any,
+    begin: int,
+    end: int,
+    table: Any,
+    data: Any,
+    ends: Any,
+    count: int,
+    hash_mask: Any,
+    payer_ids: Any,
+    payee_ids: Any,
+) -> Any:
     """Add what is unknown in a range of rows, in order, payer first.
 
-    Returns the row where it stopped, the number of identities, the bytes that the store needs, and whether chains are too
-    long. It stops early when store or table must grow; a half done row is simply taken up again.
+    Returns the row where it stopped, the number of identities, the bytes that the store needs, and whether chains are
+    too long. It stops early when store or table must grow; a half done row is simply taken up again.
     """
     table_address, mask, store = table.ctypes.data, len(table) - 1, data.ctypes.data
     for row in range(begin, end):
@@ -255,7 +270,7 @@ def _add(payer, payee, begin, end, table, data, ends, count, hash_mask, payer_id
 
 
 @numba.njit(cache=True, nogil=True)
-def _move(table, larger, hash_mask):
+def _move(table: Any, larger: Any, hash_mask: Any) -> None:
     """Fill a larger table with the slots of the old one."""
     mask = len(larger) - 1
     for old in range(len(table)):
@@ -271,8 +286,10 @@ def _move(table, larger, hash_mask):
 
 
 @numba.njit(cache=True, nogil=True)
-def _number_direct(payer, payee, table, low, values, count, payer_ids, payee_ids):
-    """Number integers through a table that covers them all (0: not seen yet, else id + 1); return how many there are."""
+def _number_direct(
+    payer: Any, payee: Any, table: Any, low: int, values: Any, count: int, payer_ids: Any, payee_ids: Any
+) -> int:
+    """Number integers through a table that covers them all (0: not seen yet, else id + 1); return their count."""
     for row in range(len(payer)):
         for side in range(2):
             value = payer[row] if side == 0 else payee[row]
@@ -301,12 +318,13 @@ class Identities:
 
     Notes
     -----
-    All arrays of one dictionary must be of one family: text (string, large string, string view, dictionaries of them),
-    bytes, or integers of any width. The same number written as text and as integer is two identities to a reader and one
-    to another, so nothing is converted in silence: a mixture is an error that says how to read all files alike.
+    All arrays of one dictionary must be of one family: text (string, large string, string view, dictionaries of
+    them), bytes, or integers of any width. The same number as text and as integer is two identities to one reader and
+    one to another, so nothing is converted in silence: a mixture is an error that says how to read all files alike.
 
-    Memory: per identity 48 to 96 bytes of table (half more for a moment whenever it doubles) and 1 to 2 times its length
-    plus 8 bytes of store; integers within a span of 2**24 take 4 bytes per number of the span and 8 to 16 per identity.
+    Memory: per identity 48 to 96 bytes of table (half more for a moment whenever it doubles) and 1 to 2 times its
+    length plus 8 to 16 bytes of store. Integers within a span of 2**24 take 4 to 8 bytes per number of the span and 8
+    to 16 per identity instead.
     """
 
     def __init__(self, *, threads: int | None = None, _hash_mask: int = 2**64 - 1) -> None:
@@ -356,8 +374,9 @@ class Identities:
         if self._family == "integers":
             payer_values, payee_values = _int64_values(columns[0], "payer"), _int64_values(columns[1], "payee")
             if self._covers(payer_values, payee_values):
+                store = self._data.view(np.int64)
                 self._count = _number_direct(
-                    payer_values, payee_values, self._direct, self._low, self._data.view(np.int64), self._count, payer_ids, payee_ids
+                    payer_values, payee_values, self._direct, self._low, store, self._count, payer_ids, payee_ids
                 )
                 return payer_ids, payee_ids
             described = _fixed_column(payer_values), _fixed_column(payee_values)
@@ -393,7 +412,8 @@ class Identities:
         try:
             names.validate(full=True)
         except pa.ArrowInvalid as error:
-            raise InputError(f"an identity is not UTF-8 text ({error}): convert the file, or read the column as binary") from error
+            advice = "convert the file to UTF-8, or read the column as binary"
+            raise InputError(f"an identity is not UTF-8 text ({error}): {advice}") from error
         return names
 
     def _admit(self, column: pa.Array, what: str) -> pa.Array:
@@ -402,7 +422,8 @@ class Identities:
             column = column.dictionary_decode()
         family = _family(column.type)
         if not family:
-            raise InputError(f"{what} is of type {column.type}: identities are text, integers or bytes; cast the column first")
+            advice = "identities are text, integers or bytes; cast the column first"
+            raise InputError(f"{what} is of type {column.type}: {advice}")
         if self._family and family != self._family:
             raise InputError(
                 f"{what} holds {family} ({column.type}) where earlier columns or files hold {self._family}: "
@@ -414,7 +435,7 @@ class Identities:
         return column
 
     def _covers(self, payer: npt.NDArray[np.int64], payee: npt.NDArray[np.int64]) -> bool:
-        """Make the plain table cover a batch of integers; False once their span is too wide for one (hash from then on)."""
+        """Make the plain table cover a batch of integers; False once their span is too wide (hashed from then on)."""
         if len(self._table):
             return False
         low, high = min(int(payer.min()), int(payee.min())), max(int(payer.max()), int(payee.max()))
@@ -446,14 +467,12 @@ class Identities:
         parts = max(1, self._threads // 2)
         bounds = [begin + (end - begin) * part // parts for part in range(parts + 1)]
 
+        table, mask, store = self._table.ctypes.data, len(self._table) - 1, self._data.ctypes.data
+
         def part_of(task: tuple[int, int]) -> int:
             side, part = task
-            return int(
-                _look_up(
-                    columns[side], bounds[part], bounds[part + 1], self._table.ctypes.data, len(self._table) - 1,
-                    self._data.ctypes.data, self._hash_mask, ids[side],
-                )
-            )
+            first, last = bounds[part], bounds[part + 1]
+            return int(_look_up(columns[side], first, last, table, mask, store, self._hash_mask, ids[side]))
 
         tasks = [(side, part) for side in range(2) for part in range(parts)]
         unsound = list(map(part_of, tasks) if self._pool is None else self._pool.map(part_of, tasks))
@@ -551,9 +570,10 @@ def _fixed_column(values: npt.NDArray[np.int64]) -> Column:
 
 def _describe(column: pa.Array) -> tuple[Column, npt.NDArray[np.int64]]:
     """Describe the buffers of a text or bytes column; the array must live as long as the description."""
-    _, index, *rest = column.buffers()
+    _, first, *rest = column.buffers()
     buffers = [buffer for buffer in rest if buffer is not None]
-    data = np.array([[buffer.address for buffer in buffers] or [0], [buffer.size for buffer in buffers] or [0]], dtype=np.int64)
+    places = [[buffer.address for buffer in buffers] or [0], [buffer.size for buffer in buffers] or [0]]
+    data = np.array(places, dtype=np.int64)
     t = pa.types
     if t.is_fixed_size_binary(column.type):
         layout, width = FIXED, column.type.byte_width
@@ -563,8 +583,8 @@ def _describe(column: pa.Array) -> tuple[Column, npt.NDArray[np.int64]]:
         layout, width = OFFSETS64, 8
     else:
         layout, width = OFFSETS32, 4
-    address = index.address + width * column.offset
-    return Column(layout, address, width, data[0].ctypes.data, data[1].ctypes.data, len(buffers)), data
+    start = first.address + width * column.offset
+    return Column(layout, start, width, data[0].ctypes.data, data[1].ctypes.data, len(buffers)), data
 
 
 def _grown(array: Any, used: int, needed: int) -> Any:

@@ -49,8 +49,7 @@ MOST_WALKS = 2**31 - 1
 """Walks of one sample: their squares must fit int64."""
 
 _BLOCK = 64  # flows per block of the money layout: one bit each in a word
-_NEAR = 16  # flows passed one by one to the next start before it is searched for
-_LANES = 128  # walks that one thread advances together, so that their memory reads overlap
+_LANES = 64  # walks that one thread advances together, so that their memory reads overlap
 _LONGEST_ROW = 2**32 - 1  # slots of one alias row: the draw is multiplied by it in 32-bit halves
 
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -79,7 +78,11 @@ def philox(
 
 @njit(cache=True, nogil=True, inline="always")
 def _draw_pair(seed: np.uint64, walk: np.uint64, block: np.uint64, attempt: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """Return draws 2 * block and 2 * block + 1 of a walk, 64 bits each."""
+    """Return two draws of 64 bits.
+
+    Block 0 of a walk gives its start and step 1, block s its step s + 1 (the second draw stays unused: a vectorised block costs
+    less than keeping it). Attempts above 0 repeat a rejected draw, the start as block 0 and step s as block s.
+    """
     a, b, c, d = philox(walk & _LOW32, walk >> _HALF, block, attempt, seed & _LOW32, seed >> _HALF)
     return (a << _HALF) | b, (c << _HALF) | d
 
@@ -96,19 +99,18 @@ def _multiply_high(a: np.uint64, b: np.uint64) -> np.uint64:
 
 @njit(cache=True, nogil=True)
 def _uniform_below(
-    bound: np.uint64, bits: np.uint64, seed: np.uint64, walk: np.uint64, draw: np.uint64
+    bound: np.uint64, bits: np.uint64, seed: np.uint64, walk: np.uint64, step: np.uint64
 ) -> np.int64:
-    """Return an exactly uniform integer below `bound` (Lemire 2019), given the 64 bits of this draw of this walk.
+    """Return an exactly uniform integer below `bound` (Lemire 2019), given the 64 bits of this step of this walk.
 
-    The few bits that would favour some integers are rejected, and the same draw is repeated with the next attempt number.
+    The few bits that would favour some integers are rejected, and the draw is repeated from blocks of its own.
     """
     if bits * bound < bound:
         excess = (_ZERO - bound) % bound
         attempt = _ZERO
         while bits * bound < excess:
             attempt += _ONE
-            even, odd = _draw_pair(seed, walk, draw >> _ONE, attempt)
-            bits = odd if draw & _ONE else even
+            bits, _ = _draw_pair(seed, walk, step, attempt)
     return np.int64(_multiply_high(bits, bound))
 
 
@@ -266,6 +268,29 @@ def _take_out(
 
 
 @njit(cache=True, nogil=True)
+def _last_at_most(value: int, ascending: Int64s, start: int) -> int:
+    """Return the last place of an ascending array that holds at most `value`, from `start` on in doubling strides."""
+    low, stride = start, 1
+    while low + stride < len(ascending) and ascending[low + stride] <= value:
+        low += stride
+        stride *= 2
+    high = min(low + stride, len(ascending))
+    while high - low > 1:
+        middle = (low + high) // 2
+        if ascending[middle] <= value:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _laid_amount(flow: int, amount: Int64s, inside: UInt64s) -> int:
+    """Return the money of a flow that is laid out: its amount or nothing."""
+    return amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
+
+
+@njit(cache=True, nogil=True)
 def _flow_at(
     position: int,
     company: int,
@@ -274,45 +299,23 @@ def _flow_at(
     inside: UInt64s,
     company_before: Int64s,
     block_before: Int64s,
-) -> tuple[int, int]:
-    """Return the flow of a company whose money lies at a position, and the money laid out before it.
-
-    Rows longer than a block are bisected by blocks first; then at most 64 flows are passed.
-    """
-    flow, reached = out_offsets[company], company_before[company]
+) -> int:
+    """Return the flow of a company whose money lies at a position: block by bisection, then at most 64 flows are passed."""
+    flow, passed = out_offsets[company], company_before[company]
     low, high = flow // _BLOCK, (out_offsets[company + 1] - 1) // _BLOCK
-    if low < high:
-        while low < high:
-            middle = (low + high + 1) // 2
-            if block_before[middle] <= position:
-                low = middle
-            else:
-                high = middle - 1
-        if low * _BLOCK > flow:
-            flow, reached = low * _BLOCK, block_before[low]
-    while True:
-        paid = amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
-        if position < reached + paid:
-            return flow, reached
-        reached += paid
-        flow += 1
-
-
-@njit(cache=True, nogil=True)
-def _company_at(position: int, company: int, company_before: Int64s) -> int:
-    """Return whose money lies at a position, searching in doubling strides from a company at or before it."""
-    stride = 1
-    while company + stride < len(company_before) and company_before[company + stride] <= position:
-        company += stride
-        stride *= 2
-    high = min(company + stride, len(company_before) - 1)
-    while high - company > 1:
-        middle = (company + high) // 2
-        if company_before[middle] <= position:
-            company = middle
+    while low < high:
+        middle = (low + high + 1) // 2
+        if block_before[middle] <= position:
+            low = middle
         else:
-            high = middle
-    return company
+            high = middle - 1
+    if low * _BLOCK > flow:
+        flow, passed = low * _BLOCK, block_before[low]
+    passed += _laid_amount(flow, amount, inside)
+    while position >= passed:
+        flow += 1
+        passed += _laid_amount(flow, amount, inside)
+    return flow
 
 
 @njit(cache=True, nogil=True)
@@ -336,7 +339,7 @@ def _draw_starts(
 
     Walk r of R draws position (r * laid + drawn) // R with `drawn` uniform below `laid`: the numerators of all walks together
     are uniform below R * laid, so every unit of money is drawn with exactly the same probability, and positions ascend.
-    `cursor` keeps (flow, payer, money laid out before that flow) of the last start: the next is near when walks are many.
+    `cursor` keeps (flow, payer, money laid out up to and with that flow) of the last start: the next is near when walks are many.
     """
     laid = np.uint64(company_before[-1])
     rejected = 0
@@ -362,26 +365,23 @@ def _draw_starts(
         base, over = base + share, over + rest
         carry = np.int64(over >= walks)
         base, over = base + carry, over - carry * walks
-    flow, payer, reached = cursor[0], cursor[1], cursor[2]
+    flow, payer, passed = cursor[0], cursor[1], cursor[2]
+    block_end, row_end = block_before[flow // _BLOCK + 1], out_offsets[payer + 1]
     for place in range(last - first):
         position = starts[place]
-        near = 0
-        while near < _NEAR:
-            paid = amount[flow] * np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
-            if position < reached + paid:
-                break
-            reached += paid
+        if position >= block_end:
+            block = _last_at_most(position, block_before, flow // _BLOCK)
+            flow, passed, block_end = block * _BLOCK, block_before[block], block_before[block + 1]
+            passed += _laid_amount(flow, amount, inside)
+        while position >= passed:
             flow += 1
-            near += 1
-        if near == _NEAR:
-            payer = _company_at(position, payer, company_before)
-            flow, reached = _flow_at(position, payer, out_offsets, amount, inside, company_before, block_before)
-        while flow >= out_offsets[payer + 1]:
-            payer += 1
+            passed += _laid_amount(flow, amount, inside)
+        if flow >= row_end:
+            payer = _last_at_most(flow, out_offsets, payer)
+            row_end = out_offsets[payer + 1]
         starts[place] = flow
         payers[first + place] = payer
-    cursor[0], cursor[1], cursor[2] = flow, payer, reached
-
+    cursor[0], cursor[1], cursor[2] = flow, payer, passed
 
 
 # ---- the plain walker ------------------------------------------------------------------------------------------------
@@ -408,6 +408,7 @@ def _walk_plain(
     """Walk walks first..last of a sample, one after the other; return the steps taken."""
     steps = 0
     flows, spare, cursor = np.empty(_LANES, np.int64), np.empty(_LANES, np.uint64), np.zeros(3, np.int64)
+    cursor[2] = _laid_amount(0, amount, inside)
     for batch in range(first, last, _LANES):
         end = min(batch + _LANES, last)
         _draw_starts(
@@ -416,20 +417,19 @@ def _walk_plain(
         )  # fmt: skip
         for index in range(batch, end):
             walk, payer = np.uint64(walk_base + index), payers[index]
-            even = odd = spare[index - batch]
+            bits = spare[index - batch]
             company = np.int64(payee[flows[index - batch]])
             outcome = UNFINISHED
             for step in range(1, last_step + 1):
-                if step % 2 == 0:
-                    even, odd = _draw_pair(seed, walk, np.uint64(step // 2), _ZERO)
-                bits = odd if step % 2 else even
+                if step > 1:
+                    bits, _ = _draw_pair(seed, walk, np.uint64(step - 1), _ZERO)
                 steps += 1
                 drawn = _uniform_below(np.uint64(throughflow[company]), bits, seed, walk, np.uint64(step))
                 position = company_before[company] + drawn
                 if position >= company_before[company + 1]:
                     outcome = LEAKED
                     break
-                flow, _ = _flow_at(position, company, out_offsets, amount, inside, company_before, block_before)
+                flow = _flow_at(position, company, out_offsets, amount, inside, company_before, block_before)
                 company = np.int64(payee[flow])
                 if company == payer:
                     outcome = RETURNED
@@ -484,7 +484,14 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
 
     def count(first: int, last: int) -> int:
         return _count_slots(
-            first, last, graph.out_offsets, graph.throughflow, layout.inside, layout.company_before, row_offsets[1:]
+            first,
+            last,
+            graph.out_offsets,
+            graph.amount,
+            graph.throughflow,
+            layout.inside,
+            layout.company_before,
+            row_offsets[1:],
         )
 
     longest = max(_in_parts(count, companies, threads), default=0)
@@ -518,6 +525,7 @@ def _count_slots(
     first: int,
     last: int,
     out_offsets: Int64s,
+    amount: Int64s,
     throughflow: Int64s,
     inside: UInt64s,
     company_before: Int64s,
@@ -531,7 +539,7 @@ def _count_slots(
             continue
         slots = np.int64(throughflow[company] > paid)
         for flow in range(out_offsets[company], out_offsets[company + 1]):
-            slots += np.int64((inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE)
+            slots += np.int64(_laid_amount(flow, amount, inside) > 0)
         if throughflow[company] > np.int64(0x7FFFFFFFFFFFFFFF) // slots:
             return -1
         row_slots[company] = slots
@@ -578,7 +586,7 @@ def _fill_rows(
         full = throughflow[company]
         left, used = full, 0
         for flow in range(out_offsets[company], out_offsets[company + 1]):
-            if (inside[flow // _BLOCK] >> np.uint64(flow % _BLOCK)) & _ONE:
+            if _laid_amount(flow, amount, inside) > 0:
                 share[used], target[used] = size * amount[flow], np.uint64(payee[flow])
                 left -= amount[flow]
                 used += 1
@@ -610,23 +618,20 @@ def _fill_rows(
 
 @njit(cache=True, nogil=True)
 def _step_lanes(
-    lanes: int,
-    bits: UInt64s,
-    company: UInt64s,
-    slot: Int64s,
-    size: UInt64s,
-    row_offsets: Int64s,
-    slots: UInt64s,
+    lanes: int, bits: UInt64s, company: UInt64s, slot: UInt64s, size: UInt64s, row_offsets: UInt64s, slots: UInt64s
 ) -> None:
-    """Advance every lane by one step with its 64 bits: three short loops, so that the reads of all lanes are under way together."""
+    """Advance every lane by one step with its 64 bits: short loops, so that the reads of all lanes are under way together.
+
+    All is unsigned: numba then leaves out the test for negative places.
+    """
     for lane in range(lanes):
-        here = company[lane]
-        slot[lane] = row_offsets[here]
-        size[lane] = np.uint64(row_offsets[here + _ONE] - slot[lane])
+        row = row_offsets[company[lane]]
+        slot[lane] = row
+        size[lane] = row_offsets[company[lane] + _ONE] - row
     for lane in range(lanes):
         # (bits * size) as a 96-bit number: its top is the slot, the 64 bits below are compared with the threshold.
         middle = (bits[lane] >> _HALF) * size[lane] + (((bits[lane] & _LOW32) * size[lane]) >> _HALF)
-        slot[lane] += np.int64(middle >> _HALF)
+        slot[lane] += middle >> _HALF
         bits[lane] *= size[lane]
     for lane in range(lanes):
         place = slot[lane]
@@ -636,23 +641,20 @@ def _step_lanes(
 
 @njit(cache=True, nogil=True)
 def _retire_lanes(
-    lanes: int,
-    last_step: int,
-    company: UInt64s,
-    payer: UInt64s,
-    index: Int64s,
-    step: Int64s,
-    spare: UInt64s,
-    outcomes: UInt8s,
+    lanes: int, last_step: int, company: UInt64s, index: UInt64s, step: UInt64s, payers: Ids, outcomes: UInt8s
 ) -> int:
-    """Record the walks that have ended and close ranks; return how many go on. Every lane has just taken a step."""
+    """Record the walks that have ended and close ranks; return how many go on. Every lane has just taken a step.
+
+    Whether a walk ends cannot be predicted, so all is arithmetic, without a branch.
+    """
     kept = 0
+    horizon = np.uint64(last_step)
     for lane in range(lanes):
-        here, home, walk, steps = company[lane], payer[lane], index[lane], step[lane] + 1
-        returned, left = here == home, here == _LEFT
-        outcomes[walk] = RETURNED if returned else (LEAKED if left else UNFINISHED)
-        company[kept], payer[kept], index[kept], step[kept], spare[kept] = here, home, walk, steps, spare[lane]
-        kept += np.int64(not (returned or left or steps >= last_step))
+        here, walk, steps = company[lane], index[lane], step[lane] + _ONE
+        returned, left = np.int64(here == np.uint64(payers[walk])), np.int64(here == _LEFT)
+        outcomes[walk] = UNFINISHED - (UNFINISHED - RETURNED) * returned - (UNFINISHED - LEAKED) * left
+        company[kept], index[kept], step[kept] = here, walk, steps
+        kept += (1 - returned) & (1 - left) & np.int64(steps < horizon)
     return kept
 
 
@@ -670,44 +672,34 @@ def _walk_lockstep(
     inside: UInt64s,
     company_before: Int64s,
     block_before: Int64s,
-    row_offsets: Int64s,
+    row_offsets: UInt64s,
     slots: UInt64s,
     payers: Ids,
     outcomes: UInt8s,
 ) -> int:
-    """Walk walks first..last of a sample, many at a time; return the steps taken.
-
-    A Philox block gives two draws: start and step 1, then steps 2 and 3, and so on; each lane keeps the second as its spare.
-    """
-    company, payer, bits = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
-    spare, size = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
-    index, step, slot = np.empty(_LANES, np.int64), np.empty(_LANES, np.int64), np.empty(_LANES, np.int64)
-    cursor = np.zeros(3, np.int64)
+    """Walk walks first..last of a sample, many at a time; return the steps taken."""
+    company, bits, size = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
+    index, step, slot = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
+    flows, cursor = np.empty(_LANES, np.int64), np.zeros(3, np.int64)
+    cursor[2] = _laid_amount(0, amount, inside)
     lanes, steps, coming = 0, 0, first
     while True:
+        for lane in range(lanes):
+            bits[lane], _ = _draw_pair(seed, np.uint64(walk_base) + index[lane], step[lane], _ZERO)
         free = min(_LANES - lanes, last - coming)
         _draw_starts(
             coming, coming + free, walks, walk_base, seed, out_offsets, amount, inside, company_before, block_before,
-            cursor, slot, payers, spare[lanes:],
+            cursor, flows, payers, bits[lanes:],
         )  # fmt: skip
         for place in range(free):
-            company[lanes] = np.uint64(payee[slot[place]])
-            payer[lanes] = np.uint64(payers[coming])
-            index[lanes], step[lanes] = coming, 0
-            lanes += 1
-            coming += 1
+            company[lanes + place] = np.uint64(payee[flows[place]])
+            index[lanes + place], step[lanes + place] = np.uint64(coming + place), _ZERO
+        lanes, coming = lanes + free, coming + free
         if lanes == 0:
             return steps
         steps += lanes
-        _step_lanes(lanes, spare, company, slot, size, row_offsets, slots)
-        lanes = _retire_lanes(lanes, last_step, company, payer, index, step, spare, outcomes)
-        for lane in range(lanes):
-            bits[lane], spare[lane] = _draw_pair(
-                seed, np.uint64(walk_base + index[lane]), np.uint64((step[lane] + 1) // 2), _ZERO
-            )
-        steps += lanes
         _step_lanes(lanes, bits, company, slot, size, row_offsets, slots)
-        lanes = _retire_lanes(lanes, last_step, company, payer, index, step, spare, outcomes)
+        lanes = _retire_lanes(lanes, last_step, company, index, step, payers, outcomes)
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------
@@ -939,7 +931,7 @@ def walk_lockstep(
             layout.inside,
             layout.company_before,
             layout.block_before,
-            table.row_offsets,
+            table.row_offsets.view(np.uint64),
             table.slots,
             payers,
             outcomes,

@@ -1,0 +1,152 @@
+"""Whether the stated round trips of companies, flows, components and the whole agree with each other, for every row."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ouroflow.verify.findings import Findings, Floats, total
+from ouroflow.verify.proofs import brackets
+from ouroflow.verify.stored import COLUMNS, COMPANIES, COMPONENTS, FLOWS, Stored
+
+SUM_TOLERANCE = 1e-13  # relative: the same float64 numbers summed in another order
+PRODUCT_TOLERANCE = 4e-15  # relative: a few multiplications and divisions
+EXACT_TOLERANCE = 1e-9  # relative: a figure that is stated as exact, found by another method
+SAMPLED_SLACK = 3.0  # a sampled interval may miss at its own level, but not when made this many times wider
+
+
+def check_round_trips(stored: Stored, found: Findings) -> None:
+    """Check that the round trips of companies, flows, components and of the whole agree with each other."""
+    if not stored.has_round_trips:
+        _expect_no_round_trips(stored, found)
+        return
+    _expect_company_returns(stored, found)
+    _expect_flow_returns(stored, found)
+    _expect_component_returns(stored, found)
+    _expect_graph_returns(stored, found)
+
+
+def _expect_no_round_trips(stored: Stored, found: Findings) -> None:
+    """Check that a run without round trips states none."""
+    found.notes.append("the run did not measure round trips")
+    found.expect(
+        stored.summary.get("round_trip_fraction") is None and stored.summary.get("finn_cycling_index") is None,
+        "summary.json: round_trip_fraction and finn_cycling_index must be figures, or both null",
+    )
+    for name, columns in COLUMNS.items():
+        for column, kind in columns.items():
+            if kind.startswith("figure") and not column.startswith("circulation"):
+                stated = stored.tables[name].num_rows - stored.tables[name][column].null_count
+                found.expect(stated == 0, f"{name} has {column}, but summary.json has no round_trip_fraction")
+
+
+def _expect_company_returns(stored: Stored, found: Findings) -> None:
+    """Check each company's interval, what bounds it, and the fractions that follow from it."""
+    low, value, high = stored.round_trip
+    found.expect_within(value, np.maximum(low, 0.0), high, stored.of_company("round_trip"))
+    found.expect_within(low, np.zeros_like(low), value, stored.of_company("round_trip_low"))
+    # A float64 may lie an ulp above an integer of more than 53 bits.
+    most = np.minimum(stored.paid, stored.received) * (1 + 1e-15)
+    found.expect_within(high, value, most, stored.of_company("round_trip_high"))
+    alone = stored.sizes[stored.component] == 1
+    found.expect_none(alone & (high != 0), lambda row: f"{stored.name(row)} is on no closed loop, but has a round trip")
+    for column, divisor in (("return_fraction", stored.paid), ("self_funded_fraction", stored.received)):
+        expected = np.divide(value, divisor, out=np.full(len(value), math.nan), where=divisor > 0)
+        found.expect_near(stored.figures(COMPANIES, column), expected, PRODUCT_TOLERANCE, stored.of_company(column))
+
+
+def _expect_flow_returns(stored: Stored, found: Findings) -> None:
+    """Check the return fractions of flows, and that those of a payer add up to its round trip."""
+    returns, companies = stored.return_fraction, len(stored.paid)
+    stated = ~np.isnan(returns)
+    most = np.where(stored.inside, 1.0, 0.0)
+    found.expect_within(returns, np.zeros_like(most), most, stored.of_flow("return_fraction"), among=stated)
+    found.expect_none(
+        ~stated & ~stored.inside, lambda row: f"{stored.flow(row)} leaves its component: return_fraction must be 0"
+    )
+    money = stored.amount * returns
+    found.expect_near(stored.figures(FLOWS, "round_trip"), money, PRODUCT_TOLERANCE, stored.of_flow("round_trip"))
+    complete = np.bincount(stored.payer, ~stated, companies) == 0
+    summed = np.bincount(stored.payer, np.where(stated, money, 0.0), companies)
+    low, high = widened(stored, *stored.round_trip)
+    slack = EXACT_TOLERANCE * high + 1e-13 * stored.throughflow
+    found.expect_within(summed, low - slack, high + slack, stored.of_company("round_trip of its flows"), among=complete)
+
+
+def _expect_component_returns(stored: Stored, found: Findings) -> None:
+    """Check the money columns of components.parquet."""
+    labels, amount = stored.integers(COMPONENTS, "component"), stored.integers(COMPONENTS, "amount")
+    expected = np.bincount(stored.component, stored.round_trip[1], len(stored.sizes))[labels]
+    found.expect_near(
+        stored.figures(COMPONENTS, "round_trip"),
+        expected,
+        SUM_TOLERANCE,
+        lambda row: f"component {labels[row]}: round_trip",
+    )
+    low, high = stored.figures(COMPONENTS, "circulation_low"), stored.figures(COMPONENTS, "circulation_high")
+    with np.errstate(invalid="ignore"):
+        ordered = (low >= 0) & (low <= high) & (high <= amount * (1 + 1e-15))
+    found.expect_none(
+        ~ordered & ~(np.isnan(low) & np.isnan(high)),
+        lambda row: f"component {labels[row]}: circulation {low[row]!r} to {high[row]!r} of {amount[row]}",
+    )
+
+
+def _expect_graph_returns(stored: Stored, found: Findings) -> None:
+    """Check the figures of the whole graph against those of its companies, and their order."""
+    divisors = {"round_trip_fraction": stored.total, "finn_cycling_index": total(stored.throughflow)}
+    for key, divisor in divisors.items():
+        figure = stored.certified(key)
+        if not found.expect(figure is not None, f"summary.json: {key} must be a fraction with low <= value <= high"):
+            return
+        _expect_sum(stored, key, divisor, found)
+    round_trip, finn = (stored.certified(key) or (0.0, 0.0, 0.0) for key in divisors)
+    bracket = {key: float(value) for key, value in brackets(stored).items()}
+    roof = min(bracket["netting_fraction"], bracket["intra_component_fraction"]) + 1e-12
+    found.expect(
+        finn[0] <= round_trip[2] * (1 + 1e-12), "summary.json: finn_cycling_index is above round_trip_fraction"
+    )
+    found.expect(round_trip[0] <= roof, f"summary.json: round_trip_fraction {round_trip[0]!r} is above {roof!r}")
+    circulation = stored.certified("max_circulation_fraction")
+    if circulation is not None:
+        found.expect(
+            max(bracket["bilateral_fraction"], round_trip[0]) <= circulation[2] + 1e-12 and circulation[0] <= roof,
+            f"summary.json: max_circulation_fraction {circulation} is below a smaller measure or above {roof!r}",
+        )
+
+
+def _expect_sum(stored: Stored, key: str, divisor: int, found: Findings) -> None:
+    """Check a figure of the whole graph against the sums over its companies."""
+    figure = stored.certified(key)
+    assert figure is not None
+    low, value, high = (math.fsum(end) / divisor if divisor else 0.0 for end in stored.round_trip)
+    if figure[0] == figure[2]:
+        near = all(abs(figure[1] - end) <= SUM_TOLERANCE * end for end in (low, value, high))
+        found.expect(near, f"summary.json: {key} is {figure[1]!r}, the companies give {value!r} ({low!r} to {high!r})")
+        return
+    stated_low, stated_high = widened_figure(stored, key, figure)
+    found.expect(
+        stated_low <= high * (1 + SUM_TOLERANCE) and low <= stated_high * (1 + SUM_TOLERANCE),
+        f"summary.json: {key} is {figure[0]!r} to {figure[2]!r}, the companies give {low!r} to {high!r}",
+    )
+
+
+def widened(stored: Stored, low: Floats, value: Floats, high: Floats) -> tuple[Floats, Floats]:
+    """Return the stated intervals of companies, made wider if the method in summary.json says that it sampled."""
+    slack = _slack(stored, "round_trip_fraction")
+    return (low, high) if slack == 1.0 else (value - slack * (value - low), value + slack * (high - value))
+
+
+def widened_figure(stored: Stored, key: str, figure: tuple[float, float, float]) -> tuple[float, float]:
+    """Return the stated interval of a figure of summary.json, made wider if its method says that it sampled."""
+    low, value, high = figure
+    slack = _slack(stored, key)
+    return value - slack * (value - low), value + slack * (high - value)
+
+
+def _slack(stored: Stored, key: str) -> float:
+    """Return how much wider an interval must be made to be sure: sampled methods state a level of confidence."""
+    method = stored.summary[key].get("method")
+    sampled = isinstance(method, str) and any(word in method.lower() for word in ("%", "confidence", "walk", "sampl"))
+    return SAMPLED_SLACK if sampled else 1.0
