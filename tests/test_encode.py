@@ -18,7 +18,22 @@ from ouroflow.errors import InputError
 from ouroflow.ledger import encode
 from ouroflow.ledger.encode import Identities, prefetch
 
-HOSTILE = ["", "가나다 주식회사", "㈜한국", "🦊", "👩‍👩‍👧", "a\0b", "a\0c", "a", "\0", "\0\0", "=SUM(A1)", "x" * 16, "x" * 17, "x" * 100_000]
+HOSTILE = [
+    "",
+    "가나다 주식회사",
+    "㈜한국",
+    "🦊",
+    "👩‍👩‍👧",
+    "a\0b",
+    "a\0c",
+    "a",
+    "\0",
+    "\0\0",
+    "=SUM(A1)",
+    "x" * 16,
+    "x" * 17,
+    "x" * 100_000,
+]
 
 
 def numbered(payer: list[Any], payee: list[Any]) -> tuple[list[int], list[int], list[Any]]:
@@ -31,7 +46,9 @@ def numbered(payer: list[Any], payee: list[Any]) -> tuple[list[int], list[int], 
     return *columns, list(ids)
 
 
-def encoded(payer: pa.Array, payee: pa.Array, batch: int = 10**9, **options: Any) -> tuple[list[int], list[int], list[Any]]:
+def encoded(
+    payer: pa.Array, payee: pa.Array, batch: int = 10**9, **options: Any
+) -> tuple[list[int], list[int], list[Any]]:
     """Number two columns through Identities, in batches."""
     identities = Identities(**options)
     parts = [identities.encode(payer[at : at + batch], payee[at : at + batch]) for at in range(0, len(payer), batch)]
@@ -83,7 +100,9 @@ def test_integers_of_any_width_are_the_same_identities(kind: pa.DataType) -> Non
 
 def test_integers_that_outgrow_the_plain_table_keep_their_ids() -> None:
     rng = np.random.default_rng(5)
-    values = np.concatenate([rng.integers(50, 90, 500), rng.integers(-9000, 9000, 500), rng.integers(-(2**62), 2**62, 500)])
+    values = np.concatenate(
+        [rng.integers(50, 90, 500), rng.integers(-9000, 9000, 500), rng.integers(-(2**62), 2**62, 500)]
+    )
     values = np.concatenate([values, values[::-1]])
     columns = pa.array(values), pa.array(values[::-1].copy())
     assert encoded(*columns, batch=250) == numbered(values.tolist(), values[::-1].tolist())
@@ -104,7 +123,11 @@ def test_no_result_depends_on_the_hash(hash_mask: int, length: int) -> None:
 
 
 def test_values_that_differ_in_one_byte_are_different() -> None:
-    names = ["".join("b" if at == place else "a" for at in range(length)) for length in range(40) for place in range(-1, length)]
+    names = [
+        "".join("b" if at == place else "a" for at in range(length))
+        for length in range(40)
+        for place in range(-1, length)
+    ]
     assert encoded(pa.array(names), pa.array(names[::-1])) == numbered(names, names[::-1])
 
 
@@ -160,7 +183,9 @@ def test_what_cannot_be_an_identity_is_refused(payer: pa.Array, payee: pa.Array,
 
 
 def test_text_that_is_not_utf8_is_refused_with_the_names() -> None:
-    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xb0\xa1")])
+    broken = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xb0\xa1")]
+    )
     identities = Identities()
     identities.encode(broken, pa.array(["fine"]))
     with pytest.raises(InputError, match="not UTF-8"):

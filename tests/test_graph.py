@@ -32,9 +32,7 @@ def lane(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
 
 def flows_of(graph: FlowGraph) -> dict[tuple[int, int], tuple[int, int]]:
     """Read the flows back as {(payer, payee): (amount, payments)}."""
-    rows = zip(
-        graph.payer.tolist(), graph.payee.tolist(), graph.amount.tolist(), graph.payments.tolist(), strict=True
-    )
+    rows = zip(graph.payer.tolist(), graph.payee.tolist(), graph.amount.tolist(), graph.payments.tolist(), strict=True)
     return {(payer, payee): (amount, payments) for payer, payee, amount, payments in rows}
 
 

@@ -162,7 +162,9 @@ def certify(graph: FlowGraph, components: Components) -> ComponentCertificate:
         lambda: cpu_certificate.trees(*outgoing, components.labels, components.nontrivial),
         lambda: cpu_certificate.ranks(*outgoing, components.labels, components.count),
     )
-    return ComponentCertificate(*towards, *away, rank)
+    return ComponentCertificate(
+        next_to_root=towards[0], next_depth=towards[1], next_from_root=away[0], from_depth=away[1], rank=rank
+    )
 
 
 def _checked_flows(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int | None) -> tuple[IdArray, IdArray, int]:

@@ -10,8 +10,12 @@ Three ways, chosen by size and shape of the graph, with the same labels:
   trimmed; if that removes little, one search forward and one backward, each in a thread of its own; the depth-first
   search settles the rest.
 
-Working memory, beside the input and the labels: sweeps 8 bytes per flow and 10 per company; trim and index 24 bytes per
-flow and 48 per company (ids of int32; twice that for int64).
+Cost, with m flows and n companies and int32 ids (measured; the tests hold the memory to it):
+
+- bytes read and written per flow: sweeps 8 per pass and direction, 1.6 to 4.5 passes, and two one-byte marks a flow;
+  trim 24 a round on what is left; an index about 60 per direction;
+- memory at the peak, labels included: sweeps 8 m + 15 n, trim 20 m + 46 n, two searches 16 m + 46 n, so never more than
+  `BYTES_PER_FLOW` m + `BYTES_PER_COMPANY` n. Ids of another type are first copied to int32, 8 m more.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import int64, njit
 
-from ouroflow.components.cpu_sweep import STALLED, busiest_company, close_by_sweeps, keep_same_class
+from ouroflow.components.cpu_sweep import BLOCK, STALLED, busiest_company, close_by_sweeps, keep_same_class
 from ouroflow.components.threads import in_threads, parts
 
 Ids = npt.NDArray[Any]
@@ -34,6 +38,8 @@ Flows = tuple[Ids, Ids]
 Index = tuple[Offsets, Ids]
 """Flows by one end: offsets[companies + 1] of each company's flows, and the other end of each flow."""
 
+BYTES_PER_FLOW, BYTES_PER_COMPANY = 20, 50
+"""Most memory that this stage takes beside its input."""
 FEW_FLOWS = 20_000
 """Below this, threads and more kernels cost more than they save (and a newcomer waits for fewer kernels to compile)."""
 DENSE = 2
@@ -78,7 +84,7 @@ def by_sweeps(payer: Ids, payee: Ids, companies: int) -> tuple[Ids, npt.NDArray[
     reached, reaching = np.zeros(companies, np.uint8), np.zeros(companies, np.uint8)
     hub = busiest_company(payer, payee, reached, reaching)
     # Half of the flows is room enough: with more left after a pass, an index by payer is the better way.
-    room = payer.size // 2 + 1
+    room = payer.size // 2 + BLOCK
     forward, backward = ((np.empty(room, payer.dtype), np.empty(room, payer.dtype)) for _ in range(2))
     left_forward, left_backward = in_threads(
         lambda: close_by_sweeps(payer, payee, hub, reached, forward[0], forward[1]),
@@ -124,7 +130,7 @@ def by_depth_first_search(
     component, sizes, smallest = _with_giant(giant, companies, payee.dtype)
     order = np.zeros(companies, component.dtype)
     if giant is not None:
-        np.multiply(giant, companies + 1, out=order, dtype=order.dtype)
+        np.multiply(giant, companies, out=order, dtype=order.dtype)
     found = depth_first_components(offsets, payee, order, component, len(sizes))
     return numbered(component, np.append(sizes, found[0]), np.append(smallest, found[1]))
 
@@ -245,9 +251,9 @@ def depth_first_components(
 ) -> tuple[Ids, Ids]:
     """Find the components of two or more companies by one depth-first search (see `_depth_first`).
 
-    `order` holds companies + 1 for companies that are settled already, 0 for all others. In `component` the members of
-    those found are set to their provisional number, counted from `first_number`. Returns their sizes and smallest
-    companies.
+    `order` holds the number of companies for those that are settled already, 0 for all others. In `component` the
+    members of those found are set to their provisional number, counted from `first_number`. Returns their sizes and
+    smallest companies.
     """
     companies = order.size
     path, next_flow = np.empty(companies, payee.dtype), np.empty(companies, np.int64)
@@ -423,14 +429,14 @@ def _depth_first(
 ) -> int:
     """Tarjan's search without recursion; return the number of components of two or more companies.
 
-    `order` is the order of discovery from 1; 0: not seen; companies + 1: settled, its component is closed (larger than
-    any order, so that a flow to it lowers nothing). `path` holds two stacks in one array, since no company is on both
-    (Pearce 2016): from the left the path of the search, from the right the finished companies that wait for the first
-    of their component. `low` and `next_flow` go with the path: the least order reached from there, and the next flow to
-    follow.
+    `order` is the order of discovery from 1; 0: not seen; the number of companies: settled, its component is closed
+    (no order is larger, so a flow to it lowers nothing). `path` holds two stacks in one array, since no company is on
+    both (Pearce 2016): from the left the path of the search, from the right the finished companies that wait for the
+    first of their component. `low` and `next_flow` go with the path: the least order reached from there, and the next
+    flow to follow.
     """
     companies = order.size
-    settled = companies + 1
+    settled = companies
     clock, count, waiting = 0, 0, companies
     for first in range(companies):
         if order[first] != 0 or offsets[first] == offsets[first + 1]:

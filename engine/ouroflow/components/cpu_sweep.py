@@ -21,7 +21,7 @@ Ids = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 STALLED = -1
-BLOCK = 1 << 16
+BLOCK = 1 << 12
 """Flows between two looks at the counters: long enough for a tight inner loop, short enough to stop in time."""
 SAMPLED_STRETCHES, STRETCH = 2048, 16
 """The hub is looked for in 2048 stretches of 16 neighbouring flows: one cache line of each array a stretch."""
@@ -59,7 +59,7 @@ def close_by_sweeps(source: Ids, target: Ids, hub: int, reached: Bytes, kept_sou
     """Mark all that `hub` reaches along flows source -> target; return the number of flows kept, or STALLED.
 
     `reached` is uint8[companies] of zeros, and belongs to this thread alone, as do the kept arrays: the two directions
-    share nothing that is written, so there is no race.  The kept flows are those with neither end reached: all other
+    share nothing that is written, so there is no race. The kept flows are those with neither end reached: all other
     flows lie in the reached set or lead into it, and no component has a part in both.
 
     STALLED means that sweeping does not pay here: the reached set grows too slowly, or more than the kept arrays hold

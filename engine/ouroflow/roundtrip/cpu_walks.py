@@ -49,7 +49,7 @@ MOST_WALKS = 2**31 - 1
 """Walks of one sample: their squares must fit int64."""
 
 _BLOCK = 64  # flows per block of the money layout: one bit each in a word
-_LANES = 64  # walks that one thread advances together, so that their memory reads overlap
+_LANES = 512  # walks that one thread advances together, so that their memory reads overlap
 _LONGEST_ROW = 2**32 - 1  # slots of one alias row: the draw is multiplied by it in 32-bit halves
 
 _LOW32 = np.uint64(0xFFFFFFFF)
@@ -131,22 +131,27 @@ class MoneyLayout:
         Money laid out before each block of 64 flows; the last entry is all of it.
     company_before : int64 array of shape (companies + 1,)
         Money laid out before the first flow of each company.
-    certain : int
-        Money paid inside closed components: all of it returns (nothing leaks, by exact integers), so it is not laid out.
-    closed_paid : int64 array of shape (companies,) or None
-        That money by payer; None where there is none.
+    closed : int64 array of shape (closed companies,)
+        Companies of closed components (nothing leaks, by exact integers). All their money returns, so it is not laid out.
+    closed_paid : int64 array of shape (closed companies,)
+        What each of them pays.
 
     Notes
     -----
-    Memory: 8 bytes per company and 0.25 bytes per flow.
+    Memory: 8 bytes per company and 0.25 bytes per flow; while it is built 8 more per component.
     """
 
     graph: FlowGraph
     inside: UInt64s
     block_before: Int64s
     company_before: Int64s
-    certain: int
-    closed_paid: Int64s | None
+    closed: Int64s
+    closed_paid: Int64s
+
+    @property
+    def certain(self) -> int:
+        """Return the money that returns for sure."""
+        return int(self.closed_paid.sum())
 
     @property
     def laid(self) -> int:
@@ -174,25 +179,28 @@ def lay_money(graph: FlowGraph, labels: Ids, *, hops: int | None = None, threads
     block_before = np.zeros(blocks + 1, np.int64)
     company_before = np.zeros(len(labels) + 1, np.int64)
     company_paid, block_paid = company_before[1:], block_before[1:]
+    members = np.zeros(int(labels.max(initial=-1)) + 1, np.int64)
+    _count_members(labels, members)
 
     def mark(first: int, last: int) -> tuple[int, int]:
         return _mark_inside(
-            first, last, graph.out_offsets, graph.payee, graph.amount, labels, inside, block_paid, company_paid
+            first, last, graph.out_offsets, graph.payee, graph.amount, labels, members, inside, block_paid, company_paid
         )
 
     for company, amount in _in_parts(mark, blocks, threads):
         company_paid[company] += amount
-    certain, closed_paid = 0, None
+    closed = np.zeros(0, np.int64)
+    closed_paid = np.zeros(0, np.int64)
     if hops is None:
-        leaky = np.zeros(int(labels.max(initial=-1)) + 1, np.bool_)
+        leaky = members == 1
         _mark_leaky(graph.throughflow, company_paid, labels, leaky)
-        if _any_closed(leaky, company_paid, labels):
-            closed_paid = np.where(leaky[labels], 0, company_paid)
-            certain = int(closed_paid.sum())
-            _take_out(closed_paid, graph.out_offsets, graph.amount, inside, block_paid, company_paid)
-    np.cumsum(company_paid, out=company_paid)
-    np.cumsum(block_paid, out=block_paid)
-    return MoneyLayout(graph, inside, block_before, company_before, certain, closed_paid)
+        closed = np.empty(int(members[~leaky].sum()), np.int64)
+        closed_paid = np.empty_like(closed)
+        if closed.size:
+            _take_out(leaky, labels, graph.out_offsets, graph.amount, inside, block_paid, company_paid, closed, closed_paid)
+    _accumulate(company_before)
+    _accumulate(block_before)
+    return MoneyLayout(graph, inside, block_before, company_before, closed, closed_paid)
 
 
 @njit(cache=True, nogil=True)
@@ -203,6 +211,7 @@ def _mark_inside(
     payee: Ids,
     amount: Int64s,
     labels: Ids,
+    members: Int64s,
     inside: UInt64s,
     block_paid: Int64s,
     company_paid: Int64s,
@@ -211,31 +220,38 @@ def _mark_inside(
 
     Rows that begin in the range are written here, so that no two ranges write one entry.
     """
-    flow = first * _BLOCK
-    company = np.searchsorted(out_offsets, flow, side="right") - 1
+    begin, end = first * _BLOCK, min(last * _BLOCK, len(payee))
+    company = _last_at_most(begin, out_offsets, 0)
     began_before, owed = company, np.int64(0)
-    row_paid = np.int64(0)
-    for block in range(first, last):
-        word, paid = _ZERO, np.int64(0)
-        for flow in range(block * _BLOCK, min((block + 1) * _BLOCK, len(payee))):
-            while flow >= out_offsets[company + 1]:
-                if company == began_before:
-                    owed = row_paid
-                else:
-                    company_paid[company] = row_paid
-                row_paid = np.int64(0)
-                company += 1
-            if labels[payee[flow]] == labels[company]:
-                word |= _ONE << np.uint64(flow % _BLOCK)
-                paid += amount[flow]
-                row_paid += amount[flow]
-        inside[block] = word
-        block_paid[block] = paid
-    if company == began_before:
-        owed = row_paid
-    else:
-        company_paid[company] = row_paid
+    while company < len(labels) and out_offsets[company] < end:
+        label = labels[company]
+        flow, row_end = max(out_offsets[company], begin), min(out_offsets[company + 1], end)
+        row_paid = np.int64(0)
+        while flow < row_end and members[label] > 1:
+            block = flow // _BLOCK
+            stop = min(row_end, (block + 1) * _BLOCK)
+            word, paid = _ZERO, np.int64(0)
+            for near in range(flow, stop):  # which flows stay inside cannot be predicted: arithmetic, no branch
+                stays = np.uint64(labels[payee[near]] == label)
+                word |= stays << np.uint64(near % _BLOCK)
+                paid += amount[near] * np.int64(stays)
+            inside[block] |= word
+            block_paid[block] += paid
+            row_paid += paid
+            flow = stop
+        if out_offsets[company] < begin:
+            owed = row_paid
+        else:
+            company_paid[company] = row_paid
+        company += 1
     return began_before, owed
+
+
+@njit(cache=True, nogil=True)
+def _count_members(labels: Ids, members: Int64s) -> None:
+    """Count the companies of each component."""
+    for label in labels:
+        members[label] += 1
 
 
 @njit(cache=True, nogil=True)
@@ -247,20 +263,30 @@ def _mark_leaky(throughflow: Int64s, company_paid: Int64s, labels: Ids, leaky: n
 
 
 @njit(cache=True, nogil=True)
-def _any_closed(leaky: npt.NDArray[np.bool_], company_paid: Int64s, labels: Ids) -> bool:
-    for company in range(len(labels)):
-        if company_paid[company] > 0 and not leaky[labels[company]]:
-            return True
-    return False
+def _accumulate(values: Int64s) -> None:
+    """Turn values into their running sums, in place (NumPy would copy them first)."""
+    for place in range(1, len(values)):
+        values[place] += values[place - 1]
 
 
 @njit(cache=True, nogil=True)
 def _take_out(
-    closed_paid: Int64s, out_offsets: Int64s, amount: Int64s, inside: UInt64s, block_paid: Int64s, company_paid: Int64s
+    leaky: npt.NDArray[np.bool_],
+    labels: Ids,
+    out_offsets: Int64s,
+    amount: Int64s,
+    inside: UInt64s,
+    block_paid: Int64s,
+    company_paid: Int64s,
+    closed: Int64s,
+    closed_paid: Int64s,
 ) -> None:
-    """Take the flows of closed components out of the layout."""
-    for company in range(len(closed_paid)):
-        if closed_paid[company] > 0:
+    """Take the flows of closed components out of the layout, and list their companies."""
+    found = 0
+    for company in range(len(labels)):
+        if company_paid[company] > 0 and not leaky[labels[company]]:
+            closed[found], closed_paid[found] = company, company_paid[company]
+            found += 1
             company_paid[company] = 0
             for flow in range(out_offsets[company], out_offsets[company + 1]):
                 inside[flow // _BLOCK] &= ~(_ONE << np.uint64(flow % _BLOCK))
@@ -497,7 +523,7 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
     longest = max(_in_parts(count, companies, threads), default=0)
     if longest < 0 or longest > _LONGEST_ROW or companies >= int(_LEFT):
         return None
-    np.cumsum(row_offsets, out=row_offsets)
+    _accumulate(row_offsets)
     slots = np.empty((int(row_offsets[-1]), 2), np.uint64)
 
     def fill(first: int, last: int) -> None:
@@ -817,7 +843,8 @@ class WalkTally:
         their mean with the number of touched strata, those shared with a neighbour included, as the number of draws.
         """
         paid = np.diff(self.layout.company_before).astype(np.float64)
-        certain = np.zeros_like(paid) if self.layout.closed_paid is None else self.layout.closed_paid.astype(np.float64)
+        certain = np.zeros_like(paid)
+        certain[self.layout.closed] = self.layout.closed_paid
         if self.walks == 0:
             return certain, certain.copy(), certain.copy()
         _, hits, unfinished = self.company_counts()
@@ -826,13 +853,11 @@ class WalkTally:
         first = np.floor(self.layout.company_before[:-1] / stratum * (1 - 2.0**-50))
         last = np.floor((self.layout.company_before[1:] - 1) / stratum * (1 + 2.0**-50) + 1 / stratum * (1 - 2.0**-50))
         draws = np.where(paid > 0, np.maximum(last - first + 1, 1), 1).astype(np.int64)
-        # Few distinct counts occur: bound each once.
-        counts, place = np.unique(np.stack([hits, unfinished, draws]), axis=1, return_inverse=True)
-        low, high = self._bounds(counts[0], counts[1], counts[2])
+        low, high = self._bounds(hits, unfinished, draws)
         money = draws * stratum
         value = np.minimum((hits + unfinished / 2) * stratum, paid)
-        low_money = np.minimum(money * low[place], value)
-        high_money = np.where(paid > 0, np.maximum(np.minimum(money * high[place], paid), value), 0)
+        low_money = np.minimum(money * low, value)
+        high_money = np.where(paid > 0, np.maximum(np.minimum(money * high, paid), value), 0)
         return certain + value, certain + low_money, certain + high_money
 
 
@@ -946,3 +971,152 @@ def _sample_arrays(layout: MoneyLayout, walks: int) -> tuple[Ids, UInt8s]:
         raise UsageError(f"a sample has 0 to {MOST_WALKS} walks, not {walks}")
     size = walks if layout.laid else 0
     return np.empty(size, layout.graph.payee.dtype), np.empty(size, np.uint8)
+
+
+# ---- how many walks, and by which walker -----------------------------------------------------------------------------
+
+_PILOT_SHARE, _MAIN_SHARE = 0.1, 0.8  # of the error level; each repetition takes half of what is left
+
+# Nanoseconds per step or slot on one thread of a 2.7 GHz server core; only their ratios matter.
+_PLAIN_STEP, _LOCKSTEP_STEP, _BUILD_SLOT = 110.0, 15.0, 45.0
+
+
+def walk_returns(
+    graph: FlowGraph,
+    labels: Ids,
+    *,
+    seed: int,
+    tolerance: float = 1e-3,
+    confidence: float = 0.99,
+    hops: int | None = None,
+    walks: int | None = None,
+    threads: int | None = None,
+) -> WalkTally:
+    """Sample the round-trip fraction to a tolerance, or with a given number of walks.
+
+    Parameters
+    ----------
+    graph : FlowGraph
+        n companies, m flows, int64 minor units.
+    labels : int array of shape (n,)
+        Strong component of each company.
+    seed : int
+        Key of the generator, 0 <= seed < 2^64. The result is a function of graph, settings and seed alone.
+    tolerance : float
+        Wanted distance from the fraction to either end of its interval.
+    confidence : float
+        Level of the interval, at least 0.5.
+    hops : int, optional
+        Count returns within so many hops only, at least 2.
+    walks : int, optional
+        Take one sample of so many walks, whatever interval it gives.
+    threads : int, optional
+        Threads to use; results do not depend on it.
+
+    Returns
+    -------
+    WalkTally
+        The last sample taken. Its interval may be wider than the tolerance only where walks were still unfinished after
+        `HORIZON` hops, or where more than `MOST_WALKS` would have been needed.
+
+    Raises
+    ------
+    UsageError
+        If a setting is out of range.
+
+    Notes
+    -----
+    A pilot says how many walks a sample needs; then a sample of its own is taken and used alone. So every interval is that of
+    a sample whose size was fixed before it was drawn, and holds at its level given all that was drawn before. Looking at
+    several samples and keeping the first that is narrow enough misses at most as often as all looks together: the pilot is
+    given a tenth of the error level, the first sample eight tenths, each repetition half of what is left.
+
+    Memory: that of `MoneyLayout`, 5 bytes per walk, and `AliasTable` where so many walks are needed that it pays.
+    """
+    _check_settings(seed, tolerance, confidence, hops, walks)
+    layout = lay_money(graph, labels, hops=hops, threads=threads)
+    sampler = _Sampler(layout, seed, hops, threads)
+    if walks is not None:
+        return sampler.take(walks, confidence)
+    if layout.laid == 0:
+        return sampler.take(0, confidence)
+    half_width = tolerance * graph.total / layout.laid
+    error = 1 - confidence
+    level = 1 - _PILOT_SHARE * error
+    tally = sampler.take(draws_needed(0.0, half_width, level), level)
+    share, left = _MAIN_SHARE, 1 - _PILOT_SHARE
+    while not _narrow_enough(tally, tolerance):
+        unknown = tally.unfinished / tally.walks / 2
+        if unknown >= half_width:
+            return tally
+        level = 1 - share * error
+        needed = draws_needed(_cautious(tally), half_width - unknown, level)
+        if tally.walks >= MOST_WALKS:
+            return tally
+        tally = sampler.take(min(max(needed, tally.walks), MOST_WALKS), level)
+        left -= share
+        share = left / 2
+    return tally
+
+
+def _check_settings(seed: int, tolerance: float, confidence: float, hops: int | None, walks: int | None) -> None:
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"seed must be in 0..2^64-1, got {seed}")
+    if not tolerance > 0:
+        raise UsageError(f"tolerance must be positive, got {tolerance}")
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"confidence must be in [0.5, 1), got {confidence}")
+    if hops is not None and hops < 2:
+        raise UsageError(f"hops must be at least 2 (there and back), got {hops}")
+    if walks is not None and not 1 <= walks <= MOST_WALKS:
+        raise UsageError(f"walks must be in 1..{MOST_WALKS}, got {walks}")
+
+
+def _narrow_enough(tally: WalkTally, tolerance: float) -> bool:
+    figure = tally.fraction()
+    return max(figure.value - figure.low, figure.high - figure.value) <= tolerance
+
+
+def _cautious(tally: WalkTally) -> float:
+    """Return the share of returns, moved two standard errors towards one half: the next sample should not fall short."""
+    share = (tally.hits + 1) / (tally.walks + 2)
+    spread = 2 * math.sqrt(share * (1 - share) / tally.walks)
+    return min(share + spread, 0.5) if share < 0.5 else max(share - spread, 0.5)
+
+
+class _Sampler:
+    """Takes samples of fresh walks, each with the walker that is predicted to be faster."""
+
+    def __init__(self, layout: MoneyLayout, seed: int, hops: int | None, threads: int | None) -> None:
+        self.layout, self.seed, self.hops, self.threads = layout, seed, hops, threads
+        self.taken = 0
+        self.steps_per_walk = 2.0  # until a sample has shown it
+        self.table: AliasTable | None = None
+        self.table_possible = True
+
+    def take(self, walks: int, confidence: float) -> WalkTally:
+        """Take a sample of `walks` walks that no earlier sample has walked."""
+        table = self._table_for(walks)
+        if table is None:
+            tally = walk_plain(
+                self.layout, walks, seed=self.seed, walk_base=self.taken, hops=self.hops, confidence=confidence,
+                threads=self.threads,
+            )  # fmt: skip
+        else:
+            tally = walk_lockstep(
+                self.layout, table, walks, seed=self.seed, walk_base=self.taken, hops=self.hops, confidence=confidence,
+                threads=self.threads,
+            )  # fmt: skip
+        self.taken += tally.walks
+        self.steps_per_walk = tally.steps / max(tally.walks, 1)
+        return tally
+
+    def _table_for(self, walks: int) -> AliasTable | None:
+        """Return the alias table if walking over it, building included, is predicted to be faster."""
+        if self.table is None and self.table_possible:
+            flows = len(self.layout.graph.payee)
+            saved = walks * self.steps_per_walk * (_PLAIN_STEP - _LOCKSTEP_STEP)
+            if saved > flows * _BUILD_SLOT:
+                self.table = alias_table(self.layout, threads=self.threads)
+                self.table_possible = self.table is not None
+        return self.table

@@ -50,10 +50,14 @@ def clopper_pearson(hits: npt.ArrayLike, draws: npt.ArrayLike, confidence: float
 
 
 def _low_end(successes: Floats, trials: Floats, miss: float) -> Floats:
-    quantile = betaincinv(np.maximum(successes, 1), trials - np.maximum(successes, 1) + 1, miss)
-    quantile = np.where(successes == 1, miss / trials, quantile)
-    low: Floats = np.where(successes == 0, 0.0, quantile * (1 - _SLACK))
-    return low
+    low: Floats = np.zeros(np.broadcast(successes, trials).shape)
+    successes, trials = np.broadcast_to(successes, low.shape), np.broadcast_to(trials, low.shape)
+    once, always = successes == 1, (successes == trials) & (trials > 1)
+    low[once] = miss / trials[once]
+    low[always] = miss ** (1 / trials[always])  # the quantile in closed form: many companies have no miss, or no hit
+    mixed = (successes > 1) & ~always
+    low[mixed] = betaincinv(successes[mixed], trials[mixed] - successes[mixed] + 1, miss)
+    return low * (1 - _SLACK)
 
 
 def draws_needed(fraction: float, half_width: float, confidence: float) -> int:

@@ -79,7 +79,15 @@ def verify(out: Path, *, progress: Callable[[str], None] | None = None) -> Verif
         found = Findings()
         try:
             check(stored, found)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, OSError, pa.ArrowException) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            OSError,
+            pa.ArrowException,
+        ) as error:
             # The files are untrusted: whatever nonsense the checks above did not foresee is a finding too.
             found.expect(False, f"could not be checked ({type(error).__name__}: {error})")
         checks.append(found.as_check(name, what))

@@ -67,8 +67,8 @@ def _expect_flow_returns(stored: Stored, found: Findings) -> None:
     )
     money = stored.amount * returns
     found.expect_near(stored.figures(FLOWS, "round_trip"), money, PRODUCT_TOLERANCE, stored.of_flow("round_trip"))
-    complete = np.bincount(stored.payer, ~stated, companies) == 0
-    summed = np.bincount(stored.payer, np.where(stated, money, 0.0), companies)
+    complete = np.bincount(stored.payer[~stated], minlength=companies) == 0
+    summed = np.asarray(np.bincount(stored.payer, np.where(stated, money, 0.0), companies), np.float64)
     low, high = widened(stored, *stored.round_trip)
     slack = EXACT_TOLERANCE * high + 1e-13 * stored.throughflow
     found.expect_within(summed, low - slack, high + slack, stored.of_company("round_trip of its flows"), among=complete)
@@ -77,10 +77,10 @@ def _expect_flow_returns(stored: Stored, found: Findings) -> None:
 def _expect_component_returns(stored: Stored, found: Findings) -> None:
     """Check the money columns of components.parquet."""
     labels, amount = stored.integers(COMPONENTS, "component"), stored.integers(COMPONENTS, "amount")
-    expected = np.bincount(stored.component, stored.round_trip[1], len(stored.sizes))[labels]
+    by_component = np.asarray(np.bincount(stored.component, stored.round_trip[1], len(stored.sizes)), np.float64)
     found.expect_near(
         stored.figures(COMPONENTS, "round_trip"),
-        expected,
+        by_component[labels],
         SUM_TOLERANCE,
         lambda row: f"component {labels[row]}: round_trip",
     )
@@ -121,9 +121,12 @@ def _expect_sum(stored: Stored, key: str, divisor: int, found: Findings) -> None
     figure = stored.certified(key)
     assert figure is not None
     low, value, high = (math.fsum(end) / divisor if divisor else 0.0 for end in stored.round_trip)
-    if figure[0] == figure[2]:
-        near = all(abs(figure[1] - end) <= SUM_TOLERANCE * end for end in (low, value, high))
-        found.expect(near, f"summary.json: {key} is {figure[1]!r}, the companies give {value!r} ({low!r} to {high!r})")
+    # The whole is exactly known if and only if every company is.
+    if figure[0] == figure[2] or stored.exact.all():
+        ends = zip(figure, (low, value, high), strict=True)
+        near = figure[0] == figure[2] and all(abs(end - summed) <= SUM_TOLERANCE * summed for end, summed in ends)
+        found.expect(near, f"summary.json: {key} is {figure}, the companies give {(low, value, high)}")
+        found.expect_none(~stored.exact, lambda row: f"{stored.name(row)} has an interval, but {key} is exact")
         return
     stated_low, stated_high = widened_figure(stored, key, figure)
     found.expect(

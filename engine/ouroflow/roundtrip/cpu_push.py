@@ -1,0 +1,522 @@
+"""Absorbing push: follow all the money that named companies pay, hop by hop, and collect what arrives back.
+
+A panel of companies (the roots) is pushed together: one row of the panel holds, for one company, the share of each root's money
+that is there after so many hops. A hop gathers, for every payee, the rows of its payers; what reaches its own root is
+absorbed and counted, what leaves the component is dropped. After k hops the return fraction lies between what has arrived and
+that plus a bound of what the money still under way can yet bring; with a hop limit, what has arrived is the value itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from ouroflow.errors import UsageError
+
+if TYPE_CHECKING:
+    from ouroflow.graph import FlowGraph, Ids
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+MOST_HOPS = 10_000
+"""Hops after which a push without hop limit gives the bounds it has."""
+
+_ROOTS = 32  # in one panel: a float32 row is 128 bytes, two cache lines that are fetched as a pair
+_CHUNKS = 64  # fixed parts of a hop: sums are added in their order, whatever the number of threads
+_COARSE = 1e-6  # tolerances from here on are met with float32 panels, half the memory traffic
+_UNIT = 2.0**-53
+
+
+# ---- the flows inside the components of the roots --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class InnerFlows:
+    """The flows inside some components, by payee, with companies renumbered 0..members-1 in ascending order.
+
+    Attributes
+    ----------
+    member : int64 array of shape (members,)
+        Company of each local number.
+    offsets : int64 array of shape (members + 1,)
+        The flows into local j are ``offsets[j]:offsets[j + 1]``.
+    payer : int32 array of shape (inner flows,)
+        Local number of who pays.
+    flow : int32 or int64 array of shape (inner flows,)
+        Position of the flow in the payer order of the graph.
+    share : float64 array of shape (inner flows,)
+        P_ij = w_ij / T_i.
+    stay : float64 array of shape (members,)
+        Share of the throughflow that a company pays on inside its component.
+    outside : float64 array of shape (members,)
+        Money that comes in from outside the component, T_j less what is received inside it, in minor units.
+
+    Notes
+    -----
+    Memory: 16 bytes per inner flow (20 with int64 positions), 32 per member, and 4 per company of the graph while it is built.
+    """
+
+    member: Int64s
+    offsets: Int64s
+    payer: Int32s
+    flow: Ids
+    share: Floats
+    stay: Floats
+    outside: Floats
+
+    def local(self, companies: Int64s) -> Int64s:
+        """Return the local numbers of members."""
+        return np.searchsorted(self.member, companies)
+
+
+def inner_flows(graph: FlowGraph, labels: Ids, roots: Int64s, *, threads: int | None = None) -> InnerFlows:
+    """Take out the flows inside the components of the roots: one pass over the labels, two over the flows of their companies.
+
+    Parameters
+    ----------
+    graph : FlowGraph
+        n companies, m flows, int64 minor units.
+    labels : int array of shape (n,)
+        Strong component of each company.
+    roots : int64 array
+        Companies whose components are wanted.
+    threads : int, optional
+        Threads to use; results do not depend on it.
+    """
+    wanted = np.zeros(int(labels.max(initial=-1)) + 1, np.bool_)
+    wanted[labels[roots]] = True
+    member = np.flatnonzero(wanted[labels])
+    local = np.empty(len(labels), np.int32)
+    local[member] = np.arange(len(member), dtype=np.int32)
+    offsets = np.zeros(len(member) + 1, np.int64)
+
+    def count(first: int, last: int) -> None:
+        _count_inner(first, last, member, graph.in_offsets, graph.in_payer, labels, offsets[1:])
+
+    def fill(first: int, last: int) -> None:
+        _fill_inner(
+            first,
+            last,
+            member,
+            graph.in_offsets,
+            graph.in_payer,
+            graph.in_flow,
+            graph.amount,
+            graph.throughflow,
+            labels,
+            local,
+            offsets,
+            payer,
+            flow,
+            share,
+            outside,
+        )
+
+    _in_parts(count, _even_bounds(len(member)), threads)
+    np.cumsum(offsets, out=offsets)
+    size = int(offsets[-1])
+    payer, flow, share = np.empty(size, np.int32), np.empty(size, graph.in_flow.dtype), np.empty(size, np.float64)
+    outside, stay = np.empty(len(member), np.float64), np.empty(len(member), np.float64)
+    _in_parts(fill, _even_bounds(len(member)), threads)
+    _sum_stay(payer, flow, graph.amount, member, graph.throughflow, stay)
+    return InnerFlows(member, offsets, payer, flow, share, stay, outside)
+
+
+@njit(cache=True, nogil=True)
+def _count_inner(
+    first: int, last: int, member: Int64s, in_offsets: Int64s, in_payer: Ids, labels: Ids, counts: Int64s
+) -> None:
+    """Count the flows into each member from its own component."""
+    for row in range(first, last):
+        payee = member[row]
+        label, inner = labels[payee], 0
+        for place in range(in_offsets[payee], in_offsets[payee + 1]):
+            inner += np.int64(labels[in_payer[place]] == label)
+        counts[row] = inner
+
+
+@njit(cache=True, nogil=True)
+def _fill_inner(
+    first: int,
+    last: int,
+    member: Int64s,
+    in_offsets: Int64s,
+    in_payer: Ids,
+    in_flow: Ids,
+    amount: Int64s,
+    throughflow: Int64s,
+    labels: Ids,
+    local: Int32s,
+    offsets: Int64s,
+    payer: Int32s,
+    flow: Ids,
+    share: Floats,
+    outside: Floats,
+) -> None:
+    """Write the flows into each member from its own component, and what the member gets from outside it."""
+    for row in range(first, last):
+        payee = member[row]
+        label, free = labels[payee], offsets[row]
+        from_outside = throughflow[payee]
+        for place in range(in_offsets[payee], in_offsets[payee + 1]):
+            giver = in_payer[place]
+            if labels[giver] == label:
+                paid = amount[in_flow[place]]
+                payer[free], flow[free], share[free] = local[giver], in_flow[place], paid / throughflow[giver]
+                from_outside -= paid
+                free += 1
+        outside[row] = from_outside
+
+
+@njit(cache=True, nogil=True)
+def _sum_stay(
+    payer: Int32s, flow: Ids, amount: Int64s, member: Int64s, throughflow: Int64s, stay: Floats
+) -> None:
+    """Sum the shares that members pay inside their component, in integers."""
+    paid = np.zeros(len(member), np.int64)
+    for place in range(len(payer)):
+        paid[payer[place]] += amount[flow[place]]
+    for row in range(len(member)):
+        stay[row] = paid[row] / throughflow[member[row]]
+
+
+# ---- the push --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class PushedReturns:
+    """What comes back to each root, and through whom.
+
+    Attributes
+    ----------
+    roots : int64 array of shape (roots,)
+        The companies.
+    low, high : float64 arrays of shape (roots,)
+        Bounds of the return fraction C_i / out_i, rounding included. With a hop limit they differ by rounding alone.
+    hops : int64 array of shape (roots,)
+        Hops that were followed.
+    last_hop_offsets : int64 array of shape (roots + 1,)
+        The last hops of root k are ``last_hop_offsets[k]:last_hop_offsets[k + 1]`` in the two arrays below.
+    last_hop_flow : int32 or int64 array
+        Flow into the root, as its position in the payer order of the graph.
+    last_hop_share : float64 array
+        Share of what the root pays that came back over that flow within the hops followed.
+
+    Notes
+    -----
+    Memory: 16 bytes per flow into the roots from their components.
+    """
+
+    roots: Int64s
+    low: Floats
+    high: Floats
+    hops: Int64s
+    last_hop_offsets: Int64s
+    last_hop_flow: Ids
+    last_hop_share: Floats
+
+
+def push_returns(
+    graph: FlowGraph,
+    labels: Ids,
+    roots: npt.ArrayLike,
+    *,
+    tolerance: float = 1e-3,
+    hops: int | None = None,
+    threads: int | None = None,
+) -> PushedReturns:
+    """Bound the return fractions of some companies to a tolerance, or find them within a hop limit.
+
+    Parameters
+    ----------
+    graph : FlowGraph
+        n companies, m flows, int64 minor units.
+    labels : int array of shape (n,)
+        Strong component of each company.
+    roots : int array
+        Different companies.
+    tolerance : float
+        Wanted half-width of the bounds.
+    hops : int, optional
+        Count returns within so many hops only, at least 2.
+    threads : int, optional
+        Threads to use; results do not depend on it.
+
+    Returns
+    -------
+    PushedReturns
+        Bounds in the order of `roots`. They can be wider than the tolerance only after `MOST_HOPS` hops (money that hardly
+        leaks: use the exact method), or where the tolerance is below the rounding of float64.
+
+    Raises
+    ------
+    UsageError
+        If a root is not a company or is named twice, or a setting is out of range.
+
+    Notes
+    -----
+    *What can still come.* Let x_j be the share of the root's money that is at j after k hops and not absorbed, and h_j the
+    probability to reach the root from j. What is still to come is sum_j x_j h_j, and h_j is at most
+
+    - the share s_j of T_j that j pays inside the component, since the next hop has to stay in it; and
+    - T_i / z_j, with z_j the money that j gets from outside the component: the throughflow inside the component is T = z N, so
+      T_i = sum_k z_k n_ki >= z_j n_ji = z_j h_j n_ii >= z_j h_j.
+
+    *Rounding.* Nothing is ever subtracted: every figure is a sum of products of positive terms. With d the longest row and
+    u = 2^-53 a hop multiplies the relative error by at most (1 + u)^(d + 6) (quotient with both its conversions, product, d sums) and by 1 + v for
+    storing the row (v = 2^-24 in float32 panels, 0 else); the final sums add (members + d) u. Numbers too small for the panel
+    lose at most 2^-149 each. All of it is added to the bounds.
+
+    Memory: that of `InnerFlows`, two panels of 128 bytes (256 with float64) per member each, and 16 bytes per flow into the roots.
+    """
+    chosen = np.asarray(roots, np.int64)
+    _check(graph, chosen, tolerance, hops)
+    inner = inner_flows(graph, labels, chosen, threads=threads)
+    rows = inner.local(chosen)
+    on_cycles = np.flatnonzero(inner.stay[rows] > 0)  # nothing comes back to the others
+    starts, lengths = inner.offsets[rows], np.diff(inner.offsets)[rows]
+    last_hop_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    places = np.arange(last_hop_offsets[-1]) + np.repeat(starts - last_hop_offsets[:-1], lengths)
+    result = PushedReturns(
+        chosen,
+        np.zeros(len(chosen)),
+        np.zeros(len(chosen)),
+        np.ones(len(chosen), np.int64),
+        last_hop_offsets,
+        inner.flow[places],
+        np.zeros(len(places)),
+    )
+    dtype: Any = np.float32 if hops is None and tolerance >= _COARSE else np.float64
+    panel = _Panel(graph, labels, inner, dtype, threads)
+    for first in range(0, len(on_cycles), _ROOTS):
+        panel.push(on_cycles[first : first + _ROOTS], rows, result, tolerance, hops)
+    return result
+
+
+def _check(graph: FlowGraph, roots: Int64s, tolerance: float, hops: int | None) -> None:
+    companies = len(graph.out_offsets) - 1
+    if roots.ndim != 1 or np.any((roots < 0) | (roots >= companies)):
+        raise UsageError(f"roots must be a list of companies in 0..{companies - 1}")
+    if len(np.unique(roots)) != len(roots):
+        raise UsageError("each root must be named once")
+    if hops is not None and hops < 2:
+        raise UsageError(f"hops must be at least 2 (there and back), got {hops}")
+    if not tolerance > 0:
+        raise UsageError(f"tolerance must be positive, got {tolerance}")
+
+
+class _Panel:
+    """Two panels of 32 roots, and the hops between them."""
+
+    def __init__(self, graph: FlowGraph, labels: Ids, inner: InnerFlows, dtype: Any, threads: int | None) -> None:
+        self.graph, self.labels, self.inner, self.threads = graph, labels, inner, threads
+        members = len(inner.member)
+        self.now, self.next = np.zeros((members, _ROOTS), dtype), np.zeros((members, _ROOTS), dtype)
+        self.column_of = np.full(members, -1, np.int8)
+        with np.errstate(divide="ignore"):
+            self.per_outside = 1 / inner.outside  # infinite, no bound, where nothing comes from outside
+        self.bounds = _flow_bounds(inner.offsets)
+        self.open = np.zeros((len(self.bounds) - 1, _ROOTS))
+        longest = int(np.diff(inner.offsets).max(initial=0))
+        stored = 2.0**-24 if dtype is np.float32 else 0.0
+        self.error_per_hop = stored + (longest + 6) * _UNIT
+        self.error_of_sums = (members + longest + 6) * _UNIT
+
+    def push(self, part: Int64s, rows: Int64s, result: PushedReturns, tolerance: float, hops: int | None) -> None:
+        """Push the roots of one part and write their results."""
+        root_rows = rows[part]
+        offsets = result.last_hop_offsets[part]
+        self.column_of[:] = -1
+        self.column_of[root_rows] = np.arange(len(root_rows))
+        root_throughflow = np.zeros(_ROOTS)
+        root_throughflow[: len(root_rows)] = self.graph.throughflow[result.roots[part]]
+        self.now[:] = 0
+        still = np.zeros(_ROOTS)
+        for column, root in enumerate(result.roots[part]):
+            self._start(column, int(root), root_throughflow[column], still)
+        followed, arrived = 1, np.zeros(len(root_rows))
+        while True:
+            before = arrived.copy()
+            _collect(
+                self.now, root_rows, self.inner.offsets, self.inner.payer, self.inner.share,
+                offsets, result.last_hop_share, arrived,
+            )  # fmt: skip
+            followed += 1
+            high = arrived if followed == hops else before + still[: len(root_rows)]
+            narrow = hops is None and np.all(high - arrived <= 2 * tolerance)
+            if narrow or followed == (hops or MOST_HOPS):
+                break
+            still = self._hop(root_throughflow)
+        error = math.expm1(followed * self.error_per_hop + self.error_of_sums)
+        result.low[part] = arrived * (1 - error)
+        result.high[part] = np.minimum(high * (1 + 2 * error) + len(self.now) * followed * 2.0**-149, 1)
+        result.hops[part] = followed
+
+    def _start(self, column: int, root: int, throughflow: float, still: Floats) -> None:
+        """Spread what a root pays over the members of its component: the first hop."""
+        graph, inner = self.graph, self.inner
+        flows = slice(int(graph.out_offsets[root]), int(graph.out_offsets[root + 1]))
+        payees = graph.payee[flows]
+        inside = self.labels[payees] == self.labels[root]
+        rows = inner.local(payees[inside])
+        share = graph.amount[flows][inside] / max(int(graph.paid[root]), 1)
+        self.now[rows, column] = share
+        still[column] = np.sum(share * np.minimum(inner.stay[rows], throughflow * self.per_outside[rows]))
+
+    def _hop(self, root_throughflow: Floats) -> Floats:
+        """Move everything by one hop; return a bound of what can still come back to each root."""
+        inner = self.inner
+
+        def gather(first: int, last: int) -> None:
+            _gather(
+                self.now, self.next, inner.offsets, inner.payer, inner.share, inner.stay, self.per_outside, self.column_of,
+                root_throughflow, self.bounds, first, last, self.open,
+            )  # fmt: skip
+
+        _in_parts(gather, np.arange(len(self.bounds)), self.threads)
+        self.now, self.next = self.next, self.now
+        return np.asarray(self.open.sum(axis=0))
+
+
+@njit(cache=True, nogil=True)
+def _gather(
+    now: Any,
+    after: Any,
+    offsets: Int64s,
+    payer: Int32s,
+    share: Floats,
+    stay: Floats,
+    per_outside: Floats,
+    column_of: npt.NDArray[np.int8],
+    root_throughflow: Floats,
+    bounds: Int64s,
+    first_part: int,
+    last_part: int,
+    still: Floats,
+) -> None:
+    """Gather the next rows of some parts of the payees, absorb what has reached its root, and bound what is under way."""
+    row = np.empty(_ROOTS, np.float64)
+    for part in range(first_part, last_part):
+        still[part, :] = 0.0
+        for payee in range(bounds[part], bounds[part + 1]):
+            row[:] = 0.0
+            for place in range(offsets[payee], offsets[payee + 1]):
+                passed, giver = share[place], payer[place]
+                for column in range(_ROOTS):
+                    row[column] += passed * now[giver, column]
+            if column_of[payee] >= 0:
+                row[column_of[payee]] = 0.0
+            for column in range(_ROOTS):
+                after[payee, column] = row[column]
+                still[part, column] += row[column] * min(stay[payee], root_throughflow[column] * per_outside[payee])
+
+
+@njit(cache=True, nogil=True)
+def _collect(
+    now: Any,
+    root_rows: Int64s,
+    offsets: Int64s,
+    payer: Int32s,
+    share: Floats,
+    last_hop_offsets: Int64s,
+    last_hop_share: Floats,
+    arrived: Floats,
+) -> None:
+    """Count what the next hop brings back to each root, and over which flow."""
+    for column in range(len(root_rows)):
+        begin = offsets[root_rows[column]]
+        total = 0.0
+        for nth in range(offsets[root_rows[column] + 1] - begin):
+            brought = share[begin + nth] * now[payer[begin + nth], column]
+            last_hop_share[last_hop_offsets[column] + nth] += brought
+            total += brought
+        arrived[column] += total
+
+
+# ---- two hops, in closed form ----------------------------------------------------------------------------------------
+
+
+def two_hop_returns(graph: FlowGraph) -> Floats:
+    """Return for every flow i -> j the share that j pays straight back to i, P_ji: the return fraction within two hops.
+
+    Parameters
+    ----------
+    graph : FlowGraph
+        n companies, m flows.
+
+    Returns
+    -------
+    float64 array of shape (m,)
+        In the payer order of the graph. Times the amounts and summed by payer, these are the companies' C_i within two hops.
+
+    Notes
+    -----
+    One merge of the sorted payees and payers of each company, O(m). Memory: 8 bytes per flow.
+    """
+    result = np.zeros(len(graph.payee))
+    _merge_mutual(
+        graph.out_offsets, graph.payee, graph.in_offsets, graph.in_payer, graph.in_flow, graph.amount, graph.throughflow, result
+    )
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _merge_mutual(
+    out_offsets: Int64s,
+    payee: Ids,
+    in_offsets: Int64s,
+    in_payer: Ids,
+    in_flow: Ids,
+    amount: Int64s,
+    throughflow: Int64s,
+    result: Floats,
+) -> None:
+    """Walk down both rows of each company together, and write where they name the same partner."""
+    for company in range(len(out_offsets) - 1):
+        out, out_end = out_offsets[company], out_offsets[company + 1]
+        back, back_end = in_offsets[company], in_offsets[company + 1]
+        while out < out_end and back < back_end:
+            if payee[out] == in_payer[back]:
+                result[out] = amount[in_flow[back]] / throughflow[payee[out]]
+                out += 1
+                back += 1
+            elif payee[out] < in_payer[back]:
+                out += 1
+            else:
+                back += 1
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+def _even_bounds(size: int) -> Int64s:
+    return np.linspace(0, size, min(size, _CHUNKS) + 1).astype(np.int64)
+
+
+def _flow_bounds(offsets: Int64s) -> Int64s:
+    """Return bounds of parts of the rows that hold about as many flows each."""
+    cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], min(len(offsets) - 1, _CHUNKS) + 1)[1:-1])
+    return np.concatenate([[0], cuts, [len(offsets) - 1]]).astype(np.int64)
+
+
+def _in_parts(work: Callable[[int, int], None], bounds: Int64s, threads: int | None) -> None:
+    """Run `work(first, last)` between neighbouring bounds on threads."""
+    workers = threads or len(os.sched_getaffinity(0))
+    edges = [int(bound) for bound in bounds]
+    if workers == 1 or len(edges) <= 2:
+        for first, last in itertools.pairwise(edges):
+            work(first, last)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, edges[:-1], edges[1:]))
