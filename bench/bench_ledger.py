@@ -1,10 +1,10 @@
 """Parquet to FlowGraph: 10 million payments of a million companies, beside Polars and DuckDB.
 
-Every contestant runs in a process of its own: once to warm up (JIT, page cache), then `--repeats` times in turns with the
-others' processes, so that a busy machine disturbs all alike. Peak memory is the VmHWM of its process.
+Every contestant runs in a process of its own: once to warm up (JIT, page cache), then `--repeats` times in turns with
+the others' processes, so that a busy machine disturbs all alike. Peak memory is the VmHWM of its process.
 
-``polars group-by`` and ``duckdb group-by`` sum the pairs and stop there: no ids, no order, no reverse. ``... with ids`` also
-number the companies and sum by number. ouroflow checks every row, numbers, sums, and orders the flows both ways.
+``polars group-by`` and ``duckdb group-by`` sum the pairs and stop there: no ids, no order, no reverse. ``... with ids``
+also number the companies and sum by number. ouroflow checks every row, numbers, sums, and orders the flows both ways.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from harness import write_result
 
 KINDS = ("short", "long", "int")

@@ -128,7 +128,7 @@ def write_out(
     sizes = np.bincount(labels, minlength=count) if n else np.zeros(0, int)
     hits = hitting_probabilities(dense, np.array(through, float), hops)
     same = labels[:, None] == labels[None, :]
-    back = np.where(same & (dense > 0), dense * hits.T, 0).sum(1)
+    back = np.minimum(np.where(same & (dense > 0), dense * hits.T, 0).sum(1), np.minimum(paid, received))
     flows = [(int(i), int(j)) for i, j in np.argwhere(dense > 0)]
     nontrivial = int((sizes >= 2).sum())
     total, stated = int(sum(paid)), (lambda figures: figures if measured else [None] * len(figures))

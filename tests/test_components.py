@@ -26,7 +26,7 @@ from ouroflow.components import (
     cpu_certificate,
     strong_components,
 )
-from ouroflow.components.cpu_sweep import busiest_company
+from ouroflow.components.cpu_sweep import BLOCK, STALLED, busiest_company, close_by_sweeps
 from ouroflow.errors import InputError, UsageError
 from ouroflow.graph import FlowGraph
 
@@ -207,6 +207,59 @@ class TestPartition:
         payer, payee = GRAPHS.STRUCTURES[name](np.random.default_rng(8), companies=40_000)
         found = components_of(FlowGraph.from_arrays(payer, payee, companies=40_000))
         assert (found.labels == strong_components(payer, payee, 40_000)).all()
+
+
+class TestSteps:
+    @given(small_cases(most_companies=40, most_flows=120), st.integers(0, 39))
+    def test_sweeps_reach_exactly_what_can_be_reached(self, case: Case, hub: int) -> None:
+        payer, payee, companies = case
+        hub %= companies
+        swept = self.swept_from(hub, payer, payee, companies)
+        if swept is not None:
+            reaches = np.eye(companies, dtype=bool)
+            reaches[payer, payee] = True
+            for _ in range(companies.bit_length()):
+                reaches = (reaches.astype(np.int64) @ reaches) > 0
+            assert (swept == reaches[hub]).all()
+
+    def test_sweeps_go_on_after_news_from_the_flows_before_the_turning_point(self) -> None:
+        # An eighth of 24 companies is reached within the first four flows; only the first of these then has news (5),
+        # and what follows from it (6) lies behind.
+        flows = [(4, 5), (0, 1), (1, 2), (2, 4), (5, 6), *[(22, 23)] * 27]
+        payer, payee = np.array(flows, np.int32).T.copy()
+        swept = self.swept_from(0, payer, payee, 24)
+        assert swept is not None
+        assert np.flatnonzero(swept).tolist() == [0, 1, 2, 4, 5, 6]
+
+    @staticmethod
+    def swept_from(hub: int, payer: Ids, payee: Ids, companies: int) -> Ids | None:
+        reached = np.zeros(companies, np.uint8)
+        kept = np.empty(payer.size + BLOCK, np.uint32), np.empty(payer.size + BLOCK, np.uint32)
+        left = close_by_sweeps(cpu.as_input(payer), cpu.as_input(payee), hub, reached, *kept)
+        return None if left == STALLED else reached.view(np.bool_)
+
+    def test_trimming_leaves_the_cycle_and_drops_who_only_pays_or_is_only_paid(self) -> None:
+        # Companies 0 to 3 on a cycle, 4 to 7 pay into it, 8 to 11 are paid out of it.
+        payer = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3], np.int32)
+        payee = np.array([1, 2, 3, 0, 0, 1, 2, 3, 8, 9, 10, 11], np.int32)
+        left = cpu.trim(cpu.as_input(payer), cpu.as_input(payee), 12)
+        assert left is not None
+        assert sorted((int(a), int(b)) for chunk in left for a, b in zip(*chunk, strict=True)) == [
+            (0, 1),
+            (1, 2),
+            (2, 3),
+            (3, 0),
+        ]
+
+    @given(small_cases(most_companies=400, most_flows=120))
+    def test_the_index_sorts_flows_by_payer_and_keeps_their_order(self, case: Case) -> None:
+        payer, payee, companies = case
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cpu, "FEW_FLOWS", 0)
+            chunks = [(cpu.as_input(payer[part]), cpu.as_input(payee[part])) for part in cpu.parts(payer.size)]
+            offsets, ends = cpu.index_by_payer(chunks, companies)
+        assert offsets.tolist() == [0, *np.cumsum(np.bincount(payer, minlength=companies)).tolist()]
+        assert ends.tolist() == payee[np.argsort(payer, kind="stable")].tolist()
 
 
 class TestLabels:

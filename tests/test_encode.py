@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -224,11 +225,10 @@ def test_prefetch_keeps_the_order_and_hands_on_errors() -> None:
         yield from range(20)
         raise InputError("row 21 is broken")
 
-    seen = []
+    ahead = prefetch(source(), 3)
+    assert [next(ahead) for _ in range(20)] == list(range(20))
     with pytest.raises(InputError, match="row 21"):
-        for item in prefetch(source(), 3):
-            seen.append(item)  # noqa: PERF402
-    assert seen == list(range(20))
+        next(ahead)
     assert list(prefetch([None, 0, ""], 1)) == [None, 0, ""]
 
 
@@ -256,3 +256,18 @@ def test_a_crowded_table_grows_early(monkeypatch: pytest.MonkeyPatch) -> None:
     payer, _ = identities.encode(names, names)
     assert payer.tolist() == list(range(3000))
     assert len(identities._table) > 1 << 14
+
+
+def test_memory_stays_within_what_the_docstring_states() -> None:
+    names = pa.array([f"C{i:010d}" for i in range(300_000)])
+    numbers = pa.array(np.arange(300_000) * 3)
+    for column, per_identity, length in ((names, 96 + 16, 11), (numbers, 16 + 8 * 3, 0)):
+        identities = Identities()
+        tracemalloc.start()
+        for begin in range(0, len(column), 50_000):
+            identities.encode(column[begin : begin + 50_000], column[begin : begin + 50_000])
+        kept, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(identities) == 300_000
+        assert kept <= (per_identity + 2 * length) * 300_000 + 2**20
+        assert peak <= 1.6 * (per_identity + 2 * length) * 300_000 + 2**20

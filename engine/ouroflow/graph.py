@@ -172,7 +172,7 @@ class FlowGraph:
         amount : int64 array of shape (payments,) or None
             Positive minor units; not checked again, but for their sum. None: 1 per payment.
         companies, names, inflow, outflow
-            As in :meth:`from_arrays`.
+            As in :meth:`from_arrays`; the external flows are kept without a copy and become read-only.
 
         Raises
         ------

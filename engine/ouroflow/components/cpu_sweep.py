@@ -92,7 +92,7 @@ def _grow_on_prefixes(source: Ids, target: Ids, hub: int, reached: Bytes) -> tup
     """
     flows, enough = source.size, reached.size // 8
     reached[hub] = 1
-    total, position, prefix = 1, 0, max(flows // 16, 1)
+    total, position, prefix = 1, 0, min(flows, flows // 16 + 1)
     while total < enough:
         before, position = total, 0
         while position < prefix and total < enough:

@@ -36,6 +36,8 @@ T = TypeVar("T")
 
 CHUNK_ROWS = 1 << 16
 """Rows whose look-ups run together; the next chunk knows what this one has added."""
+TASK_ROWS = 1 << 13
+"""Fewer rows of a column are not worth a task of their own."""
 LONG_CHAIN = 128
 """A longer chain of occupied slots makes the table grow early."""
 DIRECT_SPAN = 1 << 24
@@ -464,7 +466,7 @@ class Identities:
 
     def _look_up(self, columns: tuple[Column, Column], begin: int, end: int, ids: tuple[Any, Any]) -> None:
         """Look up a chunk in threads: each column in as many parts as its share of the threads."""
-        parts = max(1, self._threads // 2)
+        parts = max(1, min(self._threads // 2, (end - begin) // TASK_ROWS))
         bounds = [begin + (end - begin) * part // parts for part in range(parts + 1)]
 
         table, mask, store = self._table.ctypes.data, len(self._table) - 1, self._data.ctypes.data

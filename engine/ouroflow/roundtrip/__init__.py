@@ -7,16 +7,18 @@ elimination (`cpu_exact`), absorbing panel push (`cpu_push`), seeded walks (`cpu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ouroflow.certified import Certified
-from ouroflow.errors import UsageError
+from ouroflow.errors import ResourceError, UsageError
+from ouroflow.graph import exact_sum
 from ouroflow.roundtrip.brackets import Brackets, brackets
+from ouroflow.runtime.memory import available_bytes
 
 if TYPE_CHECKING:
     from ouroflow.components import Components
@@ -132,12 +134,181 @@ def round_trip_fractions(
     _check(tolerance, confidence, hops, top, companies, seed, graph.companies)
     if components is None:
         components = components_of(graph)
-    work = _Work.begin(graph, components)
+    work = _Work(graph, components)
     if hops is None:
-        work.solve_exactly(tolerance)
-    elif hops == 2 or _steps_to_push_all(graph, components, hops) <= _PUSH_ALL:
-        work.push_all(hops)
+        work.solve_exactly(exact_only=tolerance == 0)
+    else:
+        work.follow_hops(hops, exact_only=tolerance == 0)
     if work.open.any():
         work.sample(tolerance, confidence, hops, seed)
         work.certify(tolerance, hops, top, companies)
-    return work.finish()
+    return work.finish(hops)
+
+
+# Elimination is tried on components of up to so many companies, and given up where the dense core passes the limit: 2 core^3
+# operations of BLAS take about half a minute on two cores at 8,000, and 8 core^2 bytes are half a gigabyte.
+_TRY_COMPANIES, _TRY_CORE = 150_000, 8_000
+_PUSH_STEPS = 4e9  # flows x companies x hops that pushing all companies may cost (about ten seconds on two cores)
+
+
+class _Work:
+    """The parts of an answer while they come together."""
+
+    def __init__(self, graph: FlowGraph, components: Components) -> None:
+        self.graph, self.components = graph, components
+        self.low, self.value, self.high = (np.zeros(graph.companies) for _ in range(3))
+        inside = components.labels[graph.payer] == components.labels[graph.payee]
+        self.flows = np.where(inside, np.nan, 0.0)
+        self.open = components.labels < components.nontrivial
+        """Companies on loops that no exact method has solved."""
+        self.sampled = Certified.exact(0.0)
+        """Round-trip money of the open companies together, while any are open."""
+        self.certified = 0
+
+    def solve_exactly(self, *, exact_only: bool) -> None:
+        """Solve every component that elimination can handle."""
+        from ouroflow.roundtrip.cpu_exact import SMALL, exact_returns, exact_small
+
+        if not self.components.nontrivial:
+            return
+        intra = self.graph.intra(self.components.labels)
+        throughflow = self.graph.throughflow[intra.company]
+        sizes = np.diff(intra.company_offsets)
+        small = np.flatnonzero(sizes <= SMALL)
+        if small.size:
+            found = exact_small(intra, throughflow, small)
+            solved = ~np.isnan(found.company)
+            self._settle(intra.company[solved], found.company[solved])
+            settled = ~np.isnan(found.flow)
+            self.flows[intra.flow[settled]] = found.flow[settled]
+        for component in np.flatnonzero(sizes > SMALL):
+            if sizes[component] > _TRY_COMPANIES and not exact_only:
+                continue
+            members = slice(int(intra.company_offsets[component]), int(intra.company_offsets[component + 1]))
+            flows = slice(int(intra.flow_offsets[members.start]), int(intra.flow_offsets[members.stop]))
+            solution = exact_returns(
+                intra.flow_offsets[members.start : members.stop + 1] - flows.start,
+                intra.payee[flows],
+                intra.amount[flows],
+                throughflow[members],
+                core_limit=core_that_fits() if exact_only else min(_TRY_CORE, core_that_fits()),
+            )
+            if solution is not None:
+                self._settle(intra.company[members], solution.company)
+                self.flows[intra.flow[flows]] = solution.flow
+            elif exact_only:
+                raise ResourceError(
+                    f"exact figures of a component of {sizes[component]:,} companies need a dense core of more than "
+                    f"{core_that_fits():,} companies, which this machine's free memory does not hold; allow a tolerance "
+                    "(--tolerance 1e-3), or use a machine with more memory"
+                )
+
+    def follow_hops(self, hops: int, *, exact_only: bool) -> None:
+        """Follow the money of every company on a loop for so many hops, where that is affordable."""
+        from ouroflow.roundtrip.cpu_push import push_returns, two_hop_returns
+
+        if hops == 2:
+            self.flows = two_hop_returns(self.graph)
+            back = np.bincount(self.graph.payer, self.graph.amount * self.flows, self.graph.companies)
+            self._settle(np.arange(self.graph.companies), back / np.maximum(self.graph.throughflow, 1))
+            return
+        roots = np.flatnonzero(self.open)
+        if not roots.size or (float(self.graph.flows) * roots.size * hops > _PUSH_STEPS and not exact_only):
+            return
+        pushed = push_returns(self.graph, self.components.labels, roots, hops=hops)
+        paid = self.graph.paid[roots]
+        # Both bounds differ by the rounding that push_returns proves; the middle is the figure.
+        self._settle(roots, (pushed.low + pushed.high) / 2 * paid / self.graph.throughflow[roots])
+
+    def sample(self, tolerance: float, confidence: float, hops: int | None, seed: int) -> None:
+        """Sample the open components: their money together, and an interval for each of their companies."""
+        from ouroflow.roundtrip.cpu_walks import walk_returns
+
+        labels = self.components.labels
+        if not self.open.all():
+            # Walks start and stay inside components: a company that is settled gets a component of its own.
+            labels = np.where(self.open, labels, labels.max() + 1 + np.arange(labels.size, dtype=labels.dtype))
+        tally = walk_returns(self.graph, labels, seed=seed, tolerance=tolerance, confidence=confidence, hops=hops)
+        self.sampled = tally.round_trip()
+        value, low, high = tally.companies()
+        ceiling = np.minimum(self.graph.paid, self.graph.received).astype(np.float64)
+        for ours, theirs in ((self.value, value), (self.low, low), (self.high, high)):
+            ours[self.open] = np.minimum(theirs, ceiling)[self.open]
+
+    def certify(self, tolerance: float, hops: int | None, top: int, named: Sequence[int]) -> None:
+        """Narrow the intervals of the first companies of the screen, and of those asked for by name."""
+        from ouroflow.roundtrip.cpu_push import push_returns
+
+        candidates = np.flatnonzero(self.open)
+        first = candidates[np.lexsort((candidates, -self.value[candidates]))[:top]]
+        asked = np.array([company for company in named if self.open[company]], np.int64)
+        roots = np.unique(np.concatenate([first, asked]))
+        if not roots.size:
+            return
+        pushed = push_returns(self.graph, self.components.labels, roots, tolerance=tolerance, hops=hops)
+        paid = self.graph.paid[roots]
+        ceiling = np.minimum(paid, self.graph.received[roots]).astype(np.float64)
+        self.low[roots] = np.minimum(pushed.low * paid, ceiling)
+        self.high[roots] = np.minimum(pushed.high * paid, ceiling)
+        self.value[roots] = (self.low[roots] + self.high[roots]) / 2
+        self.certified = int(roots.size)
+
+    def finish(self, hops: int | None) -> RoundTrip:
+        """Put the parts together."""
+        graph = self.graph
+        settled = math.fsum(self.value[~self.open])
+        method = "exact" if not self.open.any() else f"{self.sampled.method}, per company; {self.certified:,} certified by push"
+        if hops is not None:
+            method += f", at most {hops} hops"
+        total = _shifted(self.sampled, settled) if self.open.any() else Certified.exact(settled, method)
+        return RoundTrip(
+            fraction=_quotient(total, graph.total),
+            finn=_quotient(total, exact_sum(graph.throughflow)),
+            brackets=brackets(graph, self.components.labels),
+            companies=CompanyReturns(self.value, self.low, self.high),
+            flows=self.flows,
+            method=method,
+        )
+
+    def _settle(self, companies: npt.NDArray[np.integer[Any]], probability: Floats) -> None:
+        """Take exact return probabilities: C_i = T_i rho_i, never above what the company pays or receives."""
+        graph = self.graph
+        ceiling = np.minimum(graph.paid[companies], graph.received[companies])
+        money = np.minimum(graph.throughflow[companies] * probability, ceiling)
+        for part in (self.low, self.value, self.high):
+            part[companies] = money
+        self.open[companies] = False
+
+
+def core_that_fits() -> int:
+    """Return how large a dense core the free memory holds, at 8 bytes an entry and half of it left for the rest."""
+    return math.isqrt(available_bytes() // 16)
+
+
+def _shifted(figure: Certified, by: float) -> Certified:
+    return Certified(figure.value + by, figure.low + by, figure.high + by, figure.method)
+
+
+def _quotient(money: Certified, whole: int) -> Certified:
+    if whole == 0:
+        return Certified.exact(0.0, "exact: no flow")
+    value, low, high = (min(part / whole, 1.0) for part in (money.value, money.low, money.high))
+    return Certified(value, low, high, money.method)
+
+
+def _check(
+    tolerance: float, confidence: float, hops: int | None, top: int, named: Sequence[int], seed: int, companies: int
+) -> None:
+    if not 0 <= tolerance < 1:
+        raise UsageError(f"tolerance {tolerance}: give a number from 0 (exact) to below 1, such as 1e-3")
+    if not 0.5 <= confidence < 1:
+        raise UsageError(f"confidence {confidence}: give a level from 0.5 to below 1, such as 0.99")
+    if hops is not None and hops < 2:
+        raise UsageError(f"hops {hops}: a round trip has at least 2 payments, there and back")
+    if top < 0:
+        raise UsageError(f"top {top}: give a number of companies, 0 or more")
+    if not 0 <= seed < 2**64:
+        raise UsageError(f"seed {seed}: give a number from 0 to 2^64 - 1")
+    for company in named:
+        if not 0 <= company < companies:
+            raise UsageError(f"company {company}: ids run from 0 to {companies - 1}")

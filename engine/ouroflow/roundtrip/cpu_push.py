@@ -1,9 +1,10 @@
 """Absorbing push: follow all the money that named companies pay, hop by hop, and collect what arrives back.
 
-A panel of companies (the roots) is pushed together: one row of the panel holds, for one company, the share of each root's money
-that is there after so many hops. A hop gathers, for every payee, the rows of its payers; what reaches its own root is
-absorbed and counted, what leaves the component is dropped. After k hops the return fraction lies between what has arrived and
-that plus a bound of what the money still under way can yet bring; with a hop limit, what has arrived is the value itself.
+A panel of companies (the roots) is pushed together: one row of the panel holds, for one company, the share of each
+root's money that is there after so many hops. A hop gathers, for every payee, the rows of its payers; what reaches
+its own root is absorbed and counted, what leaves the component is dropped. After k hops the return fraction lies
+between what has arrived and that plus a bound of what the money still under way can yet bring; with a hop limit, what
+has arrived is the value itself.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ MOST_HOPS = 10_000
 
 _ROOTS = 32  # in one panel: a float32 row is 128 bytes, two cache lines that are fetched as a pair
 _CHUNKS = 64  # fixed parts of a hop: sums are added in their order, whatever the number of threads
-_COARSE = 1e-6  # tolerances from here on are met with float32 panels, half the memory traffic
+_RUN = 64  # flows of one payee that are summed in the precision of the panel
+_COARSE = 1e-4  # tolerances from here on are met with float32 panels: half the memory traffic
 _UNIT = 2.0**-53
 
 
@@ -57,14 +59,15 @@ class InnerFlows:
         Position of the flow in the payer order of the graph.
     share : float64 array of shape (inner flows,)
         P_ij = w_ij / T_i.
-    stay : float64 array of shape (members,)
-        Share of the throughflow that a company pays on inside its component.
+    stay, stay_twice : float64 array of shape (members,)
+        Share of the throughflow of a company that is still inside its component after one hop, and after two.
     outside : float64 array of shape (members,)
         Money that comes in from outside the component, T_j less what is received inside it, in minor units.
 
     Notes
     -----
-    Memory: 16 bytes per inner flow (20 with int64 positions), 32 per member, and 4 per company of the graph while it is built.
+    Memory: 16 bytes per inner flow (20 with int64 positions), 40 per member, and 4 per company of the graph while it
+    is built.
     """
 
     member: Int64s
@@ -73,6 +76,7 @@ class InnerFlows:
     flow: Ids
     share: Floats
     stay: Floats
+    stay_twice: Floats
     outside: Floats
 
     def local(self, companies: Int64s) -> Int64s:
@@ -127,10 +131,10 @@ def inner_flows(graph: FlowGraph, labels: Ids, roots: Int64s, *, threads: int | 
     np.cumsum(offsets, out=offsets)
     size = int(offsets[-1])
     payer, flow, share = np.empty(size, np.int32), np.empty(size, graph.in_flow.dtype), np.empty(size, np.float64)
-    outside, stay = np.empty(len(member), np.float64), np.empty(len(member), np.float64)
+    outside, stay, stay_twice = np.empty(len(member)), np.empty(len(member)), np.zeros(len(member))
     _in_parts(fill, _even_bounds(len(member)), threads)
-    _sum_stay(payer, flow, graph.amount, member, graph.throughflow, stay)
-    return InnerFlows(member, offsets, payer, flow, share, stay, outside)
+    _sum_stay(payer, flow, share, offsets, graph.amount, member, graph.throughflow, stay, stay_twice)
+    return InnerFlows(member, offsets, payer, flow, share, stay, stay_twice, outside)
 
 
 @njit(cache=True, nogil=True)
@@ -181,14 +185,25 @@ def _fill_inner(
 
 @njit(cache=True, nogil=True)
 def _sum_stay(
-    payer: Int32s, flow: Ids, amount: Int64s, member: Int64s, throughflow: Int64s, stay: Floats
+    payer: Int32s,
+    flow: Ids,
+    share: Floats,
+    offsets: Int64s,
+    amount: Int64s,
+    member: Int64s,
+    throughflow: Int64s,
+    stay: Floats,
+    stay_twice: Floats,
 ) -> None:
-    """Sum the shares that members pay inside their component, in integers."""
+    """Find which share of a member's throughflow stays inside its component for one hop, and for two."""
     paid = np.zeros(len(member), np.int64)
     for place in range(len(payer)):
         paid[payer[place]] += amount[flow[place]]
     for row in range(len(member)):
         stay[row] = paid[row] / throughflow[member[row]]
+    for row in range(len(member)):
+        for place in range(offsets[row], offsets[row + 1]):
+            stay_twice[payer[place]] += share[place] * stay[row]
 
 
 # ---- the push --------------------------------------------------------------------------------------------------------
@@ -256,8 +271,8 @@ def push_returns(
     Returns
     -------
     PushedReturns
-        Bounds in the order of `roots`. They can be wider than the tolerance only after `MOST_HOPS` hops (money that hardly
-        leaks: use the exact method), or where the tolerance is below the rounding of float64.
+        Bounds in the order of `roots`. They can be wider than the tolerance only after `MOST_HOPS` hops (money that
+        hardly leaks: use the exact method), or where the tolerance is below the rounding of float64.
 
     Raises
     ------
@@ -266,19 +281,23 @@ def push_returns(
 
     Notes
     -----
-    *What can still come.* Let x_j be the share of the root's money that is at j after k hops and not absorbed, and h_j the
-    probability to reach the root from j. What is still to come is sum_j x_j h_j, and h_j is at most
+    *What can still come.* Let x_j be the share of the root's money that is at j after k hops and not absorbed, and
+    h_j the probability to reach the root i from j. What is still to come is sum_j x_j h_j. The next hop brings sum_j
+    x_j P_ji, which is computed. Beyond it, h_j - P_ji = sum_(k != i) P_jk h_k is at most
 
-    - the share s_j of T_j that j pays inside the component, since the next hop has to stay in it; and
-    - T_i / z_j, with z_j the money that j gets from outside the component: the throughflow inside the component is T = z N, so
-      T_i = sum_k z_k n_ki >= z_j n_ji = z_j h_j n_ii >= z_j h_j.
+    - sum_k P_jk s_k, with s_k the share of T_k that k pays inside the component, since the hop out of k has to stay
+      in it; and
+    - T_i / z_j, with z_j the money that j gets from outside the component: the throughflow inside the component is T
+      = z N, so T_i = sum_k z_k n_ki >= z_j n_ji = z_j h_j n_ii >= z_j h_j.
 
-    *Rounding.* Nothing is ever subtracted: every figure is a sum of products of positive terms. With d the longest row and
-    u = 2^-53 a hop multiplies the relative error by at most (1 + u)^(d + 6) (quotient with both its conversions, product, d sums) and by 1 + v for
-    storing the row (v = 2^-24 in float32 panels, 0 else); the final sums add (members + d) u. Numbers too small for the panel
-    lose at most 2^-149 each. All of it is added to the bounds.
+    *Rounding.* Nothing is ever subtracted: every figure is a sum of products of positive terms. Let v be the rounding
+    unit of the panel (2^-24 for float32, 2^-53 for float64), u = 2^-53 and d the longest row. A hop changes the
+    relative error by at most (1 + v)^(64 + 3) for storing shares and rows, the products and the runs of 64, and (1 +
+    u)^(d / 64 + 6) for the quotients with their conversions and the sum of the runs; the final sums add (members + d)
+    u. Numbers too small for the panel lose at most 2^-149 each. All of it is added to the bounds.
 
-    Memory: that of `InnerFlows`, two panels of 128 bytes (256 with float64) per member each, and 16 bytes per flow into the roots.
+    Memory: that of `InnerFlows`, two panels of 128 bytes (256 with float64) per member each, and 16 bytes per flow
+    into the roots.
     """
     chosen = np.asarray(roots, np.int64)
     _check(graph, chosen, tolerance, hops)
@@ -329,8 +348,9 @@ class _Panel:
         self.bounds = _flow_bounds(inner.offsets)
         self.open = np.zeros((len(self.bounds) - 1, _ROOTS))
         longest = int(np.diff(inner.offsets).max(initial=0))
-        stored = 2.0**-24 if dtype is np.float32 else 0.0
-        self.error_per_hop = stored + (longest + 6) * _UNIT
+        unit = 2.0**-24 if dtype is np.float32 else _UNIT
+        self.share = inner.share.astype(dtype, copy=False)
+        self.error_per_hop = (min(longest, _RUN) + 3) * unit + (longest / _RUN + 6) * _UNIT
         self.error_of_sums = (members + longest + 6) * _UNIT
 
     def push(self, part: Int64s, rows: Int64s, result: PushedReturns, tolerance: float, hops: int | None) -> None:
@@ -339,7 +359,7 @@ class _Panel:
         offsets = result.last_hop_offsets[part]
         self.column_of[:] = -1
         self.column_of[root_rows] = np.arange(len(root_rows))
-        root_throughflow = np.zeros(_ROOTS)
+        root_throughflow = np.full(_ROOTS, np.inf)  # columns without a root stay empty
         root_throughflow[: len(root_rows)] = self.graph.throughflow[result.roots[part]]
         self.now[:] = 0
         still = np.zeros(_ROOTS)
@@ -347,18 +367,17 @@ class _Panel:
             self._start(column, int(root), root_throughflow[column], still)
         followed, arrived = 1, np.zeros(len(root_rows))
         while True:
-            before = arrived.copy()
             _collect(
                 self.now, root_rows, self.inner.offsets, self.inner.payer, self.inner.share,
                 offsets, result.last_hop_share, arrived,
             )  # fmt: skip
             followed += 1
-            high = arrived if followed == hops else before + still[: len(root_rows)]
-            narrow = hops is None and np.all(high - arrived <= 2 * tolerance)
+            narrow = hops is None and np.all(still <= 2 * tolerance)
             if narrow or followed == (hops or MOST_HOPS):
                 break
             still = self._hop(root_throughflow)
         error = math.expm1(followed * self.error_per_hop + self.error_of_sums)
+        high = arrived if hops is not None else arrived + still[: len(root_rows)]
         result.low[part] = arrived * (1 - error)
         result.high[part] = np.minimum(high * (1 + 2 * error) + len(self.now) * followed * 2.0**-149, 1)
         result.hops[part] = followed
@@ -372,15 +391,15 @@ class _Panel:
         rows = inner.local(payees[inside])
         share = graph.amount[flows][inside] / max(int(graph.paid[root]), 1)
         self.now[rows, column] = share
-        still[column] = np.sum(share * np.minimum(inner.stay[rows], throughflow * self.per_outside[rows]))
+        still[column] = np.sum(share * np.minimum(inner.stay_twice[rows], throughflow * self.per_outside[rows]))
 
     def _hop(self, root_throughflow: Floats) -> Floats:
-        """Move everything by one hop; return a bound of what can still come back to each root."""
+        """Move everything by one hop; return a bound of what can come back to each root after the next hop."""
         inner = self.inner
 
         def gather(first: int, last: int) -> None:
             _gather(
-                self.now, self.next, inner.offsets, inner.payer, inner.share, inner.stay, self.per_outside, self.column_of,
+                self.now, self.next, _ROOTS, inner.offsets, inner.payer, self.share, inner.stay_twice, self.per_outside, self.column_of,
                 root_throughflow, self.bounds, first, last, self.open,
             )  # fmt: skip
 
@@ -393,10 +412,11 @@ class _Panel:
 def _gather(
     now: Any,
     after: Any,
+    width: int,
     offsets: Int64s,
     payer: Int32s,
-    share: Floats,
-    stay: Floats,
+    share: Any,
+    stay_twice: Floats,
     per_outside: Floats,
     column_of: npt.NDArray[np.int8],
     root_throughflow: Floats,
@@ -405,21 +425,41 @@ def _gather(
     last_part: int,
     still: Floats,
 ) -> None:
-    """Gather the next rows of some parts of the payees, absorb what has reached its root, and bound what is under way."""
-    row = np.empty(_ROOTS, np.float64)
+    """Gather the next rows of some parts of the payees, absorb what has reached its root, and bound what is under way.
+
+    Runs of 64 flows are summed in the precision of the panel, their sums in float64.
+
+    `width` is an argument because LLVM unrolls loops of known length before it could vectorise them: 3 times slower.
+    """
+    row, bound, run_sum = np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, now.dtype)
+    smallest = root_throughflow[0]
+    for column in range(width):
+        smallest = min(smallest, root_throughflow[column])
     for part in range(first_part, last_part):
-        still[part, :] = 0.0
+        bound[:] = 0.0
         for payee in range(bounds[part], bounds[part + 1]):
             row[:] = 0.0
-            for place in range(offsets[payee], offsets[payee + 1]):
-                passed, giver = share[place], payer[place]
-                for column in range(_ROOTS):
-                    row[column] += passed * now[giver, column]
+            for run in range(offsets[payee], offsets[payee + 1], _RUN):
+                run_sum[:] = 0
+                for place in range(run, min(run + _RUN, offsets[payee + 1])):
+                    passed, giver = share[place], np.uint64(payer[place])
+                    for column in range(width):
+                        run_sum[column] += passed * now[giver, column]
+                for column in range(width):
+                    row[column] += run_sum[column]
             if column_of[payee] >= 0:
                 row[column_of[payee]] = 0.0
-            for column in range(_ROOTS):
+            most, per = stay_twice[payee], per_outside[payee]
+            for column in range(width):
                 after[payee, column] = row[column]
-                still[part, column] += row[column] * min(stay[payee], root_throughflow[column] * per_outside[payee])
+            if smallest * per >= most:
+                for column in range(width):
+                    bound[column] += row[column] * most
+            else:
+                for column in range(width):
+                    bound[column] += row[column] * min(most, root_throughflow[column] * per)
+        for column in range(width):
+            still[part, column] = bound[column]
 
 
 @njit(cache=True, nogil=True)
@@ -458,7 +498,8 @@ def two_hop_returns(graph: FlowGraph) -> Floats:
     Returns
     -------
     float64 array of shape (m,)
-        In the payer order of the graph. Times the amounts and summed by payer, these are the companies' C_i within two hops.
+        In the payer order of the graph. Times the amounts and summed by payer, these are the companies' C_i within
+        two hops.
 
     Notes
     -----

@@ -1,15 +1,17 @@
 """Sampled round trips: draw a unit of money, walk from its payee, see whether it comes back to its payer.
 
-The unit is drawn with probability w_e / W, so one walk is one yes/no answer to "does it return?" and the share of yes is the
-round-trip fraction, whatever the size of the graph. Money that leaves its component never comes back: only the flows inside
-components are laid out and drawn from, and a walk that leaves its component has ended.
+The unit is drawn with probability w_e / W, so one walk is one yes/no answer to "does it return?" and the share of yes
+is the round-trip fraction, whatever the size of the graph. Money that leaves its component never comes back: only the
+flows inside components are laid out and drawn from, and a walk that leaves its component has ended.
 
-Everything random is integer arithmetic on a counter-based generator (Philox4x32-10; Salmon, Moraes, Dror & Shaw 2011) keyed by
-seed, walk and draw. Threads therefore never change a result, and a GPU twin can walk the same paths bit for bit.
+Everything random is integer arithmetic on a counter-based generator (Philox4x32-10; Salmon, Moraes, Dror & Shaw 2011)
+keyed by seed, walk and draw. Threads therefore never change a result, and a GPU twin can walk the same paths bit for
+bit.
 
 Two walkers share starts and generator. `walk_plain` needs no tables beyond the money layout and draws from the flows
-themselves without any rounding: for the first 10^4..10^6 walks. `walk_lockstep` advances many walks together over alias tables
-(Walker 1977, Vose 1991) with 64-bit thresholds: for many walks. `walk_returns` chooses by predicted cost.
+themselves without any rounding: for the first 10^4..10^6 walks. `walk_lockstep` advances many walks together over
+alias tables (Walker 1977, Vose 1991) with 64-bit thresholds: for many walks. `walk_returns` chooses by predicted
+cost.
 """
 
 from __future__ import annotations
@@ -80,8 +82,9 @@ def philox(
 def _draw_pair(seed: np.uint64, walk: np.uint64, block: np.uint64, attempt: np.uint64) -> tuple[np.uint64, np.uint64]:
     """Return two draws of 64 bits.
 
-    Block 0 of a walk gives its start and step 1, block s its step s + 1 (the second draw stays unused: a vectorised block costs
-    less than keeping it). Attempts above 0 repeat a rejected draw, the start as block 0 and step s as block s.
+    Block 0 of a walk gives its start and step 1, block s its step s + 1 (the second draw stays unused: a vectorised
+    block costs less than keeping it). Attempts above 0 repeat a rejected draw, the start as block 0 and step s as
+    block s.
     """
     a, b, c, d = philox(walk & _LOW32, walk >> _HALF, block, attempt, seed & _LOW32, seed >> _HALF)
     return (a << _HALF) | b, (c << _HALF) | d
@@ -132,7 +135,8 @@ class MoneyLayout:
     company_before : int64 array of shape (companies + 1,)
         Money laid out before the first flow of each company.
     closed : int64 array of shape (closed companies,)
-        Companies of closed components (nothing leaks, by exact integers). All their money returns, so it is not laid out.
+        Companies of closed components (nothing leaks, by exact integers). All their money returns, so it is not laid
+        out.
     closed_paid : int64 array of shape (closed companies,)
         What each of them pays.
 
@@ -363,9 +367,10 @@ def _draw_starts(
 ) -> None:
     """Draw the starts of walks first..last of a sample: their flows, their payers, and the second draw of their first block.
 
-    Walk r of R draws position (r * laid + drawn) // R with `drawn` uniform below `laid`: the numerators of all walks together
-    are uniform below R * laid, so every unit of money is drawn with exactly the same probability, and positions ascend.
-    `cursor` keeps (flow, payer, money laid out up to and with that flow) of the last start: the next is near when walks are many.
+    Walk r of R draws position (r * laid + drawn) // R with `drawn` uniform below `laid`: the numerators of all walks
+    together are uniform below R * laid, so every unit of money is drawn with exactly the same probability, and
+    positions ascend. `cursor` keeps (flow, payer, money laid out up to and with that flow) of the last start: the
+    next is near when walks are many.
     """
     laid = np.uint64(company_before[-1])
     rejected = 0
@@ -484,9 +489,9 @@ class AliasTable:
     -----
     Memory: 16 bytes per flow inside a component, 16 per leaking company in one, 8 per company.
 
-    The amounts are balanced in exact integers; only the final thresholds are rounded down to multiples of 2^-64. A row of k
-    slots then errs by less than k 2^-63 in total variation: each of its 2k pieces is an interval of 64-bit draws whose
-    count differs from the exact length by less than 1 for the ends and by less than 1 for the threshold.
+    The amounts are balanced in exact integers; only the final thresholds are rounded down to multiples of 2^-64. A
+    row of k slots then errs by less than k 2^-63 in total variation: each of its 2k pieces is an interval of 64-bit
+    draws whose count differs from the exact length by less than 1 for the ends and by less than 1 for the threshold.
     """
 
     row_offsets: Int64s
@@ -838,9 +843,10 @@ class WalkTally:
 
         Notes
         -----
-        Walk r draws from the r-th of R equal strata of the money. "Walk r starts in a flow of i and returns" is an event whose
-        probabilities, summed over the strata that touch the money of i, are C_i R / laid. So `clopper_pearson` bounds
-        their mean with the number of touched strata, those shared with a neighbour included, as the number of draws.
+        Walk r draws from the r-th of R equal strata of the money. "Walk r starts in a flow of i and returns" is an
+        event whose probabilities, summed over the strata that touch the money of i, are C_i R / laid. So
+        `clopper_pearson` bounds their mean with the number of touched strata, those shared with a neighbour included,
+        as the number of draws.
         """
         paid = np.diff(self.layout.company_before).astype(np.float64)
         certain = np.zeros_like(paid)
@@ -1026,10 +1032,11 @@ def walk_returns(
 
     Notes
     -----
-    A pilot says how many walks a sample needs; then a sample of its own is taken and used alone. So every interval is that of
-    a sample whose size was fixed before it was drawn, and holds at its level given all that was drawn before. Looking at
-    several samples and keeping the first that is narrow enough misses at most as often as all looks together: the pilot is
-    given a tenth of the error level, the first sample eight tenths, each repetition half of what is left.
+    A pilot says how many walks a sample needs; then a sample of its own is taken and used alone. So every interval is
+    that of a sample whose size was fixed before it was drawn, and holds at its level given all that was drawn before.
+    Looking at several samples and keeping the first that is narrow enough misses at most as often as all looks
+    together: the pilot is given a tenth of the error level, the first sample eight tenths, each repetition half of
+    what is left.
 
     Memory: that of `MoneyLayout`, 5 bytes per walk, and `AliasTable` where so many walks are needed that it pays.
     """

@@ -20,7 +20,8 @@ def clopper_pearson(hits: npt.ArrayLike, draws: npt.ArrayLike, confidence: float
     hits, draws : array_like of int
         Successes and draws (``0 <= hits <= draws``, ``draws >= 1``), of one shape.
     confidence : float
-        Level of the two-sided interval, at least 0.5; each side misses with probability at most ``(1 - confidence) / 2``.
+        Level of the two-sided interval, at least 0.5; each side misses with probability at most ``(1 - confidence) /
+        2``.
 
     Returns
     -------
@@ -29,15 +30,18 @@ def clopper_pearson(hits: npt.ArrayLike, draws: npt.ArrayLike, confidence: float
 
     Notes
     -----
-    Clopper & Pearson (1934) for equal probabilities. Stratified draws have unequal ones, p_1 .. p_R with mean p, and then the
-    interval still holds, by Hoeffding (1956, theorem 4): for S their sum and B binomial(R, p), P(S >= c) <= P(B >= c) for every
-    integer c >= Rp + 1. The low end misses when S >= c*, the least c with P(B >= c) < a = (1 - confidence) / 2 <= 1/4.
+    Clopper & Pearson (1934) for equal probabilities. Stratified draws have unequal ones, p_1 .. p_R with mean p, and
+    then the interval still holds, by Hoeffding (1956, theorem 4): for S their sum and B binomial(R, p), P(S >= c) <=
+    P(B >= c) for every integer c >= Rp + 1. The low end misses when S >= c*, the least c with P(B >= c) < a = (1 -
+    confidence) / 2 <= 1/4.
 
     - If Rp <= 1 and c* >= 2, then c* >= Rp + 1 and Hoeffding's bound applies.
-    - If Rp > 1 then P(B >= Rp) > 1/4 >= a (Greenberg & Mohri 2014), so c* > Rp. If Rp is an integer, c* >= Rp + 1 at once. If not,
-      c* could be the integer between Rp and Rp + 1 only if P(B >= ceil(Rp)) = P(B >= Rp) < a, which was just excluded.
-    - Left is c* = 1, which only happens for Rp < 1. There unequal probabilities do hurt: P(S >= 1) can be as large as Rp, more
-      than 1 - (1 - p)^R. So one success is given the low end a / R, which Markov's inequality proves: it misses only when Rp < a.
+    - If Rp > 1 then P(B >= Rp) > 1/4 >= a (Greenberg & Mohri 2014), so c* > Rp. If Rp is an integer, c* >= Rp + 1 at
+      once. If not, c* could be the integer between Rp and Rp + 1 only if P(B >= ceil(Rp)) = P(B >= Rp) < a, which was
+      just excluded.
+    - Left is c* = 1, which only happens for Rp < 1. There unequal probabilities do hurt: P(S >= 1) can be as large as
+      Rp, more than 1 - (1 - p)^R. So one success is given the low end a / R, which Markov's inequality proves: it
+      misses only when Rp < a.
 
     The high end is the same statement about failures. Adding draws that can never succeed keeps all of this true.
     """

@@ -1,21 +1,24 @@
 """How far every figure moves when each amount may lie anywhere in its announced range, each independently of the others.
 
-Two answers stand side by side. The outer interval is proven: no choice of amounts leaves it. The attained ends are found by a
-search: amounts that anybody can put in to get that round-trip fraction. The truth about each end lies between the two.
+Two answers stand side by side. The outer interval is proven: no choice of amounts leaves it. The attained ends are
+found by a search: amounts that anybody can put in to get that round-trip fraction. The truth about each end lies
+between the two.
 
-The proof. The return fraction of a flow i -> j is the probability h_ij of hitting i from j. A company j passes money on in the
-shares w_j / max(s_j, y_j + sum w_j), where w_j are its payments, y_j its known external outflow and s_j what it receives. Every
-w is free in its range, and s_j is taken as free between its own extremes, though it depends on the others' payments: that is
-the only relaxation. What remains is a Markov decision problem (Givan, Leach & Dean 2000, bounded-parameter Markov decision
-processes): the operator F that gives every company its best row bounds the operator of every choice of amounts from above, and
-with the worst row from below. The best row is a linear-fractional program over a box, solved by filling the payments in the
-order of h. F is monotone, so
+The proof. The return fraction of a flow i -> j is the probability h_ij of hitting i from j. A company j passes money
+on in the shares w_j / max(s_j, y_j + sum w_j), where w_j are its payments, y_j its known external outflow and s_j
+what it receives. Every w is free in its range, and s_j is taken as free between its own extremes, though it depends
+on the others' payments: that is the only relaxation. What remains is a Markov decision problem (Givan, Leach & Dean
+2000, bounded-parameter Markov decision processes): the operator F that gives every company its best row bounds the
+operator of every choice of amounts from above, and with the worst row from below. The best row is a linear-fractional
+program over a box, solved by filling the payments in the order of h. F is monotone, so
 
 - any g >= 0 with F^n(g) <= g for some n is above the hitting probabilities of every choice, and
-- any g with F^n(g) >= g is below them, if it is zero wherever the root cannot be reached along flows whose low is positive
+- any g with F^n(g) >= g is below them, if it is zero wherever the root cannot be reached along flows whose low is
+  positive
   (elsewhere the root is hit with a positive probability under every choice, so the walk cannot stay away for ever).
 
-Policy iteration finds g, and only this check is believed. Where it fails, F is iterated from 1 (from 0), a bound at any step.
+Policy iteration finds g, and only this check is believed. Where it fails, F is iterated from 1 (from 0), a bound at
+any step.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ _SEARCH_ROUNDS = 30
 _SEARCH_WORK = 40_000_000
 _LEAK = 1e-9
 """Of the throughflow: keeps the systems of the search regular where a component is balanced. Reported values do not have it."""
+_REGULAR = 1e-12
+"""Least factor by which one step of the search may change the determinant of its system."""
 _NOTHING = 1e-100
 """Stands for the outflow of a set of companies that nothing leaves."""
 
@@ -109,10 +114,11 @@ class RangedReturns:
     fraction, finn : Certified
         RTF and Finn cycling index: the value at the stated amounts, the interval over the ranges.
     brackets : Brackets
-        The same for netting, intra-component and bilateral fraction. The bilateral interval is exact, and so is the high end
-        of the intra-component fraction.
+        The same for netting, intra-component and bilateral fraction. The bilateral interval is exact, and so is the
+        high end of the intra-component fraction.
     round_trip_low, round_trip_high : float64 array of shape (companies,)
-        Of C_i, minor units. What a company pays varies too: dividing these by the stated payments does not bound a fraction.
+        Of C_i, minor units. What a company pays varies too: dividing these by the stated payments does not bound a
+        fraction.
     return_fraction_low, return_fraction_high : float64 array of shape (companies,)
         Of C_i / paid, over all choices in which the company pays anything; NaN where it never does.
     self_funded_low, self_funded_high : float64 array of shape (companies,)
@@ -210,13 +216,16 @@ def ranged(graph: FlowGraph, components: Components, roundtrip: RoundTrip, range
 
     Notes
     -----
-    With k companies in components of two or more and f ranged flows: O(k^4) in LAPACK for each of about five steps of policy
-    iteration, four times (above, below, money followed forwards and backwards), and O(f k) per choice that the search tries.
-    Milliseconds for tens of companies, about a minute for 300.
+    With k companies in components of two or more and f ranged flows: O(k^4) in LAPACK for each of about five steps of
+    policy iteration, four times (above, below, money followed forwards and backwards), and O(f k) per choice that the
+    search tries. Milliseconds for tens of companies, about a minute for 300.
     """
     if (reason := out_of_scope(components, ranges)) is not None:
         raise UsageError(reason)
-    if ranges.low.shape != graph.amount.shape or not ((ranges.low <= graph.amount) & (graph.amount <= ranges.high)).all():
+    if (
+        ranges.low.shape != graph.amount.shape
+        or not ((ranges.low <= graph.amount) & (graph.amount <= ranges.high)).all()
+    ):
         raise UsageError("the ranges do not hold the amounts of this graph: pass flow_ranges of the same ledger")
     box = _Box.of(graph, components, ranges)
     forward, backward = _Returns.of(box), _Returns.of(box.reversed())
@@ -235,7 +244,7 @@ def ranged(graph: FlowGraph, components: Components, roundtrip: RoundTrip, range
     ever_paid, ever_received = _sums_by_company(graph, ranges.high)
     return_fraction = _everywhere(graph, box, returned, (stated_share[0], stated_share[0]), ever_paid > 0, most=1.0)
     self_funded = _everywhere(graph, box, funded, (stated_share[1], stated_share[1]), ever_received > 0, most=1.0)
-    attained_low, attained_high = _attained(box)
+    attained_low, attained_high = _attained(box, graph.amount)
     return RangedReturns(
         _certified(roundtrip.fraction, fraction),
         _certified(roundtrip.finn, finn),
@@ -252,7 +261,7 @@ def ranged(graph: FlowGraph, components: Components, roundtrip: RoundTrip, range
     )
 
 
-# --- the box of amounts -------------------------------------------------------------------------------------------------
+# --- the box of amounts ---
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,9 +347,9 @@ def _extreme_mean(
 ) -> tuple[Floats, Floats]:
     """Maximise (or minimise) (base + sum x value) / max(floor, total + sum x) over 0 <= x <= span.
 
-    For a given sum of x the best x fills the largest values first. Along that order the quotient is monotone between the ends
-    of the entries and the point where the sum meets the floor, so one of those is the best. A quotient without denominator
-    does not count.
+    For a given sum of x the best x fills the largest values first. Along that order the quotient is monotone between
+    the ends of the entries and the point where the sum meets the floor, so one of those is the best. A quotient
+    without denominator does not count.
 
     Parameters
     ----------
@@ -370,7 +379,7 @@ def _extreme_mean(
     return np.take_along_axis(quotient, best, -1)[..., 0], x
 
 
-# --- hitting probabilities over the box -----------------------------------------------------------------------------------
+# --- hitting probabilities over the box ---
 
 
 @dataclass(frozen=True, eq=False)
@@ -485,7 +494,10 @@ def _hit_bounds(rows: _Rows, component: npt.NDArray[Any]) -> Bounds:
     panel = max(1, _PANEL // max(1, together.size))
     ends = []
     for open_, upper in ((firm, False), (together, True)):
-        parts = [_proven_hits(rows, open_, np.arange(i, min(i + panel, len(open_))), upper) for i in range(0, len(open_), panel)]
+        parts = [
+            _proven_hits(rows, open_, np.arange(i, min(i + panel, len(open_))), upper)
+            for i in range(0, len(open_), panel)
+        ]
         ends.append(np.concatenate(parts) if parts else np.zeros((0, 0)))
     return ends[0], ends[1]
 
@@ -576,7 +588,7 @@ def _policy_value(rows: _Rows, unknown: Mask, roots: Int64s, taken: Floats, whol
     return np.clip(np.linalg.solve(np.eye(k) - share, arrived)[:, :, 0], 0, 1)
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------------
+# --- figures ---
 
 
 @dataclass(frozen=True, eq=False)
@@ -680,8 +692,8 @@ def _finn_bounds(
 def _inside_bounds(box: _Box) -> tuple[float, float]:
     """Bound the share of the money that is paid inside strong components.
 
-    The high end is exact. For the low end only flows inside components that stand without any flow that may vanish count: every
-    choice has at least those flows, so its components are at least as large.
+    The high end is exact. For the low end only flows inside components that stand without any flow that may vanish
+    count: every choice has at least those flows, so its components are at least as large.
     """
     linked = np.zeros((box.members, box.members), bool)
     firm = box.inside & (box.low > 0)
@@ -699,8 +711,9 @@ def _inside_bounds(box: _Box) -> tuple[float, float]:
 def _bilateral_bounds(graph: FlowGraph, box: _Box) -> tuple[float, float]:
     """Return the exact range of beta = 2 sum min(w_ij, w_ji) / W, the sum over pairs of companies.
 
-    Largest: in every pair both payments as high as the smaller high, no payment higher than it must be. Smallest: a pair adds
-    2 min(x, y) - beta (x + y), concave in both payments, so one of its four corners is the worst; Dinkelbach (1967) finds beta.
+    Largest: in every pair both payments as high as the smaller high, no payment higher than it must be. Smallest: a
+    pair adds 2 min(x, y) - beta (x + y), concave in both payments, so one of its four corners is the worst;
+    Dinkelbach (1967) finds beta.
     """
     key = _flow_keys(graph)
     at = np.searchsorted(key, graph.payee.astype(np.int64) * graph.companies + graph.payer)
@@ -718,7 +731,11 @@ def _bilateral_bounds(graph: FlowGraph, box: _Box) -> tuple[float, float]:
     base_met = 2 * exact_sum(common[fixed])
     base_whole = exact_sum(box.high[there][fixed]) + exact_sum(box.high[back][fixed]) + exact_sum(box.high[alone])
     corner = np.array(
-        [[first[there][~fixed], second[back][~fixed]] for first in (box.low, box.high) for second in (box.low, box.high)],
+        [
+            [first[there][~fixed], second[back][~fixed]]
+            for first in (box.low, box.high)
+            for second in (box.low, box.high)
+        ],
         dtype=object,
     )  # Python integers: the products below pass int64.
     met, paid = 2 * corner.min(1), corner.sum(1)
@@ -735,8 +752,9 @@ def _bilateral_bounds(graph: FlowGraph, box: _Box) -> tuple[float, float]:
 def _netting_bounds(graph: FlowGraph, box: _Box) -> tuple[float, float]:
     """Bound the netting fraction sum min(in_i, out_i) / W.
 
-    Above, min(in, out) is at most any mixture of in and out; the best mixture gives the exact maximum, and any mixture a bound.
-    Below, min is concave, and over the rectangle of a company's extremes it is at least either plane of its convex envelope.
+    Above, min(in, out) is at most any mixture of in and out; the best mixture gives the exact maximum, and any
+    mixture a bound. Below, min is concave, and over the rectangle of a company's extremes it is at least either plane
+    of its convex envelope.
     """
     free = box.free
     paid_low, received_low = _sums_by_company(graph, box.low)
@@ -753,7 +771,9 @@ def _netting_bounds(graph: FlowGraph, box: _Box) -> tuple[float, float]:
     # Planes: value where all is low, slope in what is received, slope in what is paid.
     one, nought = np.ones(touched.size), np.zeros(touched.size)
     above = np.array([[in_low, one, nought], [out_low, nought, one]])
-    corner = {(x, y): np.minimum(a, b) for x, a in enumerate((in_low, in_high)) for y, b in enumerate((out_low, out_high))}
+    corner = {
+        (x, y): np.minimum(a, b) for x, a in enumerate((in_low, in_high)) for y, b in enumerate((out_low, out_high))
+    }
     width, height = in_high - in_low, out_high - out_low
     below = np.array(
         [
@@ -820,29 +840,29 @@ def _everywhere(
     return ends[0], ends[1]
 
 
-# --- the search for attained ends -------------------------------------------------------------------------------------------
+# --- the search for attained ends ---
 
 
-def _attained(box: _Box) -> tuple[Scenario, Scenario]:
-    """Search amounts with a low and with a high RTF, from the same starts."""
-    starts = _starts(box)
+def _attained(box: _Box, stated: Int64s) -> tuple[Scenario, Scenario]:
+    """Search amounts with a low and with a high RTF; never worse than the stated amounts, all low, and all high."""
+    starts = _starts(box, stated)
     found = []
     for sense in (-1.0, 1.0):
-        amounts = np.repeat(box.low[None], len(starts), 0)
-        amounts[:, box.free] = np.clip(np.rint(_ascend(box, starts, sense)).astype(np.int64), box.low[box.free], box.high[box.free])
-        amounts = np.concatenate([amounts, box.low[None], box.high[None]])
+        reached = np.repeat(stated[None], len(starts), 0)
+        reached[:, box.free] = np.rint(_ascend(box, starts, sense)).astype(np.int64)
+        amounts = np.clip(np.concatenate([reached, [stated, box.low, box.high]]), box.low, box.high)
         fraction = _fractions(box, amounts)
         best = int((sense * fraction).argmax())
         found.append(Scenario(amounts[best], float(fraction[best])))
     return found[0], found[1]
 
 
-def _starts(box: _Box) -> Floats:
-    """Return the choices to start from: all low, all high, all middle, and seeded corners; shape (starts, free flows)."""
+def _starts(box: _Box, stated: Int64s) -> Floats:
+    """Return where the search starts: stated amounts, all low, all high, seeded corners; shape (starts, free flows)."""
     low, high = (x[box.free].astype(np.float64) for x in (box.low, box.high))
     corners = int(np.clip(_SEARCH_WORK // max(1, box.free.size * (box.members + 1) ** 2), 1, 12))
     pick = np.random.default_rng(0).random((corners, low.size)) < 0.5
-    return np.concatenate([[low, high, np.rint((low + high) / 2)], np.where(pick, high, low)])
+    return np.concatenate([[stated[box.free].astype(np.float64), low, high], np.where(pick, high, low)])
 
 
 def _fractions(box: _Box, amounts: Int64s) -> Floats:
@@ -911,8 +931,8 @@ def _ascend(box: _Box, starts: Floats, sense: float) -> Floats:
 class _Climb:
     """Choices of amounts under way, with all it takes to try another amount of one flow in O(members).
 
-    An amount w of i -> j stands in row i of the system and in the throughflows of i and j: changing it is a change of rank two.
-    Member number `members` stands for every other company and is never changed.
+    An amount w of i -> j stands in row i of the system and in the throughflows of i and j: changing it is a change of
+    rank two. Member number `members` stands for every other company and is never changed.
 
     Attributes
     ----------
@@ -946,11 +966,9 @@ class _Climb:
         every = np.repeat(box.low[None].astype(np.float64), count, 0)
         every[:, free] = amounts
         paid, received = np.zeros((2, count, k + 1))
-        np.add.at(paid, (slice(None), payer), every)
-        np.add.at(received, (slice(None), payee), every)
-        paid += np.append(box.outflow, 0)
-        received += np.append(box.inflow, 0)
-        paid[:, k] = received[:, k] = 0
+        for choice, amount in enumerate(every):
+            paid[choice, :k] = np.bincount(payer, amount, k + 1)[:k] + box.outflow
+            received[choice, :k] = np.bincount(payee, amount, k + 1)[:k] + box.inflow
         moved = np.zeros((count, k + 1, k + 1))
         moved[:, payer[inside], payee[inside]] = every[:, inside]
         most = np.maximum(box.sums(payer, box.high) + box.outflow, box.sums(payee, box.high) + box.inflow)
@@ -961,7 +979,9 @@ class _Climb:
         visits = _visits(moved, leak)
         total = every.sum(1)
         back = (through - 1 / np.einsum("sii->si", visits))[:, :k]
-        return cls(box, sense, amounts.copy(), paid, received, total, through, visits, sense * _over(back.sum(1), total))
+        return cls(
+            box, sense, amounts.copy(), paid, received, total, through, visits, sense * _over(back.sum(1), total)
+        )
 
     def improve(self, flow: int) -> None:
         """Give one flow the best of its candidates in every choice where that is an improvement."""
@@ -977,14 +997,18 @@ class _Climb:
         a, b, c, d = 1 + first[..., payer], first[..., payee], second[..., payer], 1 + second[..., payee]
         determinant = a * d - b * c
         from_payer, from_payee = self.visits[:, None, :, payer], self.visits[:, None, :, payee]
+        # What brings the system this close to a singular one is left to a start that already stands there.
+        regular = determinant > _REGULAR
+        determinant = np.where(regular, determinant, 1.0)
         by_first = (d[..., None] * from_payer - c[..., None] * from_payee) / determinant[..., None]
         by_second = (a[..., None] * from_payee - b[..., None] * from_payer) / determinant[..., None]
         own = np.einsum("sii->si", self.visits)[:, None] - by_first * first - by_second * second
+        regular &= (own > 0).all(-1)
         through = np.repeat(self.through[:, None], change.shape[1], 1)
         through[..., payer] += to_payer
         through[..., payee] += to_payee
-        back = (through - 1 / own)[..., :k]
-        score = self.sense * _over(back.sum(-1), self.total[:, None] + change)
+        back = np.clip(through - 1 / np.where(own > 0, own, 1.0), 0, through)[..., :k]
+        score = np.where(regular, self.sense * _over(back.sum(-1), self.total[:, None] + change), -np.inf)
         best = score.argmax(1)
         up = np.flatnonzero(score[row, best] > self.score + 1e-14)
         if not up.size:
@@ -1012,7 +1036,8 @@ class _Climb:
             now + self.received[:, payer] - self.paid[:, payer],
             now + self.paid[:, payee] - self.received[:, payee],
         ]
-        return np.clip(np.column_stack([np.tile(steps, (now.size, 1)), *balanced]), low, high)
+        candidates: Floats = np.clip(np.column_stack([np.tile(steps, (now.size, 1)), *balanced]), low, high)
+        return candidates
 
     def _more_throughflow(self, payer: int, payee: int, change: Floats) -> Bounds:
         """Return how much the throughflows of payer and payee grow."""

@@ -163,38 +163,36 @@ def _expect_component_table(stored: Stored, found: Findings) -> None:
         )
 
 
-def brackets(stored: Stored) -> dict[str, Fraction]:
-    """Return the three fractions of one pass over the flows as exact rational numbers, 0 where nothing is paid."""
-    if stored.total == 0:
-        return dict.fromkeys(("netting_fraction", "bilateral_fraction", "intra_component_fraction"), Fraction(0))
+def check_brackets(stored: Stored, found: Findings) -> None:
+    """Recompute the figures of one pass over the flows, from integers; a quotient is rounded once."""
+    whole = stored.total or 1
+    unbalanced = total(np.abs(stored.received - stored.paid))
+    stored.brackets = {
+        "netting_fraction": float(Fraction(2 * stored.total - unbalanced, 2 * whole)),
+        "bilateral_fraction": float(Fraction(_mutual(stored), whole)),
+        "intra_component_fraction": float(Fraction(total(stored.amount[stored.inside]), whole)),
+    }
+    for key, expected in stored.brackets.items():
+        stated = stored.certified(key)
+        if stated is None:
+            found.expect(False, f"summary.json: {key} must be a fraction with low <= value <= high")
+            continue
+        # One minus a quotient loses up to an ulp of one, hence the absolute part.
+        near = all(abs(figure - expected) <= 3e-16 + 1e-15 * expected for figure in stated)
+        found.expect(
+            near and stated[0] == stated[2], f"summary.json: {key} is {stated}, expected {expected!r}, exactly known"
+        )
+
+
+def _mutual(stored: Stored) -> int:
+    """Return the sum of min(w_ij, w_ji) over all flows i -> j."""
     companies = len(stored.paid)
     keys = pair(stored.payer, stored.payee, companies)
     order = np.argsort(keys)
     keys, amount = keys[order], stored.amount[order]
     back = pair(stored.payee[order], stored.payer[order], companies)
     both = contains(keys, back)
-    mutual = total(np.minimum(amount[both], amount[np.searchsorted(keys, back[both])]))
-    unbalanced = total(np.abs(stored.received - stored.paid))
-    return {
-        "netting_fraction": Fraction(2 * stored.total - unbalanced, 2 * stored.total),
-        "bilateral_fraction": Fraction(mutual, stored.total),
-        "intra_component_fraction": Fraction(total(stored.amount[stored.inside]), stored.total),
-    }
-
-
-def check_brackets(stored: Stored, found: Findings) -> None:
-    """Recompute the figures of one pass over the flows, from integers."""
-    for key, expected in brackets(stored).items():
-        stated = stored.certified(key)
-        if stated is None:
-            found.expect(False, f"summary.json: {key} must be a fraction with low <= value <= high")
-            continue
-        # One minus a quotient loses up to an ulp of one, hence the absolute part.
-        near = all(abs(figure - float(expected)) <= 3e-16 + 1e-15 * float(expected) for figure in stated)
-        found.expect(
-            near and stated[0] == stated[2],
-            f"summary.json: {key} is {stated}, expected {float(expected)!r}, exactly known",
-        )
+    return total(np.minimum(amount[both], amount[np.searchsorted(keys, back[both])]))
 
 
 def check_boundary(stored: Stored, found: Findings) -> None:

@@ -78,6 +78,8 @@ class Stored:
         Content of run.json and summary.json.
     tables : dict of str to pa.Table
         The tables of `COLUMNS`.
+    brackets : dict of str to float
+        Netting, bilateral and intra-component fraction, as recomputed from the flows.
     seed : int
         Seed of what is sampled here, from the SHA-256 of flows.parquet: nobody can choose what is looked at.
     """
@@ -87,6 +89,7 @@ class Stored:
         self.run: dict[str, Any] = {}
         self.summary: dict[str, Any] = {}
         self.tables: dict[str, pa.Table] = {}
+        self.brackets: dict[str, float] = {}
         self.seed = 0
 
     def integers(self, table: str, column: str) -> Ints:
