@@ -198,8 +198,12 @@ def test_offsets_outside_the_buffer_are_refused(inner: list[int]) -> None:
     for kind, width in ((pa.string(), np.int32), (pa.large_string(), np.int64)):
         offsets = pa.py_buffer(np.array([0, *inner, 8], width))
         corrupt = pa.Array.from_buffers(kind, 3, [None, offsets, pa.py_buffer(b"abcdefgh")])
-        with pytest.raises(InputError, match="points outside its text buffer"):
-            Identities().encode(corrupt, pa.array(["x", "y", "z"]))
+        for before in ([], [pa.array(["known"])]):
+            identities = Identities()
+            for known in before:
+                identities.encode(known, known)
+            with pytest.raises(InputError, match=r"row [01] of the batch points outside its text buffer"):
+                identities.encode(corrupt, pa.array(["x", "y", "z"]))
 
 
 def test_views_outside_their_buffers_are_refused() -> None:

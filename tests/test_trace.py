@@ -45,7 +45,7 @@ def expect_splits(found: Trace, expected: float, tolerance: float) -> None:
 
 @pytest.mark.parametrize("iterated", [False, True])
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(1, 60))
-@examples(max_examples=600)
+@examples(max_examples=40)
 def test_each_split_adds_up_to_the_round_trip_money(iterated: bool, seed: int, companies: int, payments: int) -> None:
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(ouroflow.trace, "DIRECT_LIMIT", 0 if iterated else 1_000)

@@ -30,13 +30,14 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-MOST_HOPS = 10_000
+MOST_HOPS = 1_000
 """Hops after which a push without hop limit gives the bounds it has."""
 
 _ROOTS = 32  # in one panel: a float32 row is 128 bytes, two cache lines that are fetched as a pair
 _CHUNKS = 64  # fixed parts of a hop: sums are added in their order, whatever the number of threads
 _RUN = 64  # flows of one payee that are summed in the precision of the panel
-_COARSE = 1e-4  # tolerances from here on are met with float32 panels: half the memory traffic
+_COARSE = 1e-3  # tolerances from here on are tried with float32 panels first: half the memory traffic
+_COARSE_HOPS = 64  # after which their rounding would count
 _UNIT = 2.0**-53
 
 
@@ -85,7 +86,7 @@ class InnerFlows:
 
 
 def inner_flows(graph: FlowGraph, labels: Ids, roots: Int64s, *, threads: int | None = None) -> InnerFlows:
-    """Take out the flows inside the components of the roots: one pass over the labels, two over the flows of their companies.
+    """Take out the flows inside the components of the roots: one pass over the labels, two over those flows.
 
     Parameters
     ----------
@@ -144,7 +145,7 @@ def _count_inner(
     """Count the flows into each member from its own component."""
     for row in range(first, last):
         payee = member[row]
-        label, inner = labels[payee], 0
+        label, inner = labels[payee], np.int64(0)
         for place in range(in_offsets[payee], in_offsets[payee + 1]):
             inner += np.int64(labels[in_payer[place]] == label)
         counts[row] = inner
@@ -316,10 +317,13 @@ def push_returns(
         inner.flow[places],
         np.zeros(len(places)),
     )
-    dtype: Any = np.float32 if hops is None and tolerance >= _COARSE else np.float64
-    panel = _Panel(graph, labels, inner, dtype, threads)
-    for first in range(0, len(on_cycles), _ROOTS):
-        panel.push(on_cycles[first : first + _ROOTS], rows, result, tolerance, hops)
+    if hops is None and tolerance >= _COARSE:
+        coarse = _Panel(graph, labels, inner, np.float32, threads)
+        on_cycles = coarse.push_all(on_cycles, rows, result, tolerance, _COARSE_HOPS, None)
+        del coarse
+    if on_cycles.size:
+        fine = _Panel(graph, labels, inner, np.float64, threads)
+        fine.push_all(on_cycles, rows, result, tolerance, hops or MOST_HOPS, hops)
     return result
 
 
@@ -353,37 +357,52 @@ class _Panel:
         self.error_per_hop = (min(longest, _RUN) + 3) * unit + (longest / _RUN + 6) * _UNIT
         self.error_of_sums = (members + longest + 6) * _UNIT
 
-    def push(self, part: Int64s, rows: Int64s, result: PushedReturns, tolerance: float, hops: int | None) -> None:
-        """Push the roots of one part and write their results."""
-        root_rows = rows[part]
-        offsets = result.last_hop_offsets[part]
-        self.column_of[:] = -1
-        self.column_of[root_rows] = np.arange(len(root_rows))
-        root_throughflow = np.full(_ROOTS, np.inf)  # columns without a root stay empty
-        root_throughflow[: len(root_rows)] = self.graph.throughflow[result.roots[part]]
-        self.now[:] = 0
-        still = np.zeros(_ROOTS)
-        for column, root in enumerate(result.roots[part]):
-            self._start(column, int(root), root_throughflow[column], still)
-        followed, arrived = 1, np.zeros(len(root_rows))
-        while True:
-            _collect(
-                self.now, root_rows, self.inner.offsets, self.inner.payer, self.inner.share,
-                offsets, result.last_hop_share, arrived,
-            )  # fmt: skip
-            followed += 1
-            narrow = hops is None and np.all(still <= 2 * tolerance)
-            if narrow or followed == (hops or MOST_HOPS):
-                break
-            still = self._hop(root_throughflow)
-        error = math.expm1(followed * self.error_per_hop + self.error_of_sums)
-        high = arrived if hops is not None else arrived + still[: len(root_rows)]
-        result.low[part] = arrived * (1 - error)
-        result.high[part] = np.minimum(high * (1 + 2 * error) + len(self.now) * followed * 2.0**-149, 1)
-        result.hops[part] = followed
+    def push_all(
+        self, chosen: Int64s, rows: Int64s, result: PushedReturns, tolerance: float, most: int, hops: int | None
+    ) -> Int64s:
+        """Push the chosen roots, 32 at a time; return those whose bounds are still too wide after `most` hops."""
+        wide = []
+        for first in range(0, len(chosen), _ROOTS):
+            part = chosen[first : first + _ROOTS]
+            self._place(part, rows[part], result)
+            self._follow(part, rows[part], result, tolerance, most, hops)
+            if hops is None:
+                wide.append(part[result.high[part] - result.low[part] > 2 * tolerance])
+        return np.concatenate([np.zeros(0, np.int64), *wide])
 
-    def _start(self, column: int, root: int, throughflow: float, still: Floats) -> None:
-        """Spread what a root pays over the members of its component: the first hop."""
+    def _place(self, part: Int64s, root_rows: Int64s, result: PushedReturns) -> None:
+        """Make the first hop: spread what each root pays over the members of its component."""
+        self.now[:] = 0
+        self.column_of[:] = -1
+        self.column_of[root_rows] = np.arange(len(part))
+        self.root_throughflow = np.full(_ROOTS, np.inf)  # columns without a root stay empty
+        self.root_throughflow[: len(part)] = self.graph.throughflow[result.roots[part]]
+        self.still = np.zeros(_ROOTS)
+        for column, root in enumerate(result.roots[part]):
+            self._start(column, int(root))
+            own = slice(*result.last_hop_offsets[part[column] : part[column] + 2])
+            result.last_hop_share[own] = 0
+
+    def _follow(
+        self, part: Int64s, root_rows: Int64s, result: PushedReturns, tolerance: float, most: int, hops: int | None
+    ) -> None:
+        """Follow the money hop by hop until the bounds are narrow, and write them."""
+        inner, arrived = self.inner, np.zeros(len(part))
+        rows = (inner.offsets, inner.payer, inner.share)
+        for followed in range(2, most + 1):
+            if followed > 2:
+                self._hop()
+            _collect(self.now, root_rows, *rows, result.last_hop_offsets[part], result.last_hop_share, arrived)
+            still = self.still[: len(part)] if hops is None else 0.0
+            error = math.expm1(followed * self.error_per_hop + self.error_of_sums)
+            lost = len(self.now) * followed * 2.0**-149
+            low, high = arrived * (1 - error), np.minimum((arrived + still) * (1 + 2 * error) + lost, 1)
+            if hops is None and np.all(high - low <= 2 * tolerance):
+                break
+        result.low[part], result.high[part], result.hops[part] = low, high, followed
+
+    def _start(self, column: int, root: int) -> None:
+        """Spread what a root pays over the members of its component."""
         graph, inner = self.graph, self.inner
         flows = slice(int(graph.out_offsets[root]), int(graph.out_offsets[root + 1]))
         payees = graph.payee[flows]
@@ -391,27 +410,29 @@ class _Panel:
         rows = inner.local(payees[inside])
         share = graph.amount[flows][inside] / max(int(graph.paid[root]), 1)
         self.now[rows, column] = share
-        still[column] = np.sum(share * np.minimum(inner.stay_twice[rows], throughflow * self.per_outside[rows]))
+        reach = np.minimum(inner.stay_twice[rows], self.root_throughflow[column] * self.per_outside[rows])
+        self.still[column] = np.sum(share * reach)
 
-    def _hop(self, root_throughflow: Floats) -> Floats:
-        """Move everything by one hop; return a bound of what can come back to each root after the next hop."""
+    def _hop(self) -> None:
+        """Move everything by one hop, and bound what can come back to each root after the next one."""
         inner = self.inner
+        rows = (inner.offsets, inner.payer, self.share)
+        members = (_ROOTS, *rows, inner.stay_twice, self.per_outside, self.column_of)
 
         def gather(first: int, last: int) -> None:
-            _gather(
-                self.now, self.next, _ROOTS, inner.offsets, inner.payer, self.share, inner.stay_twice, self.per_outside, self.column_of,
-                root_throughflow, self.bounds, first, last, self.open,
-            )  # fmt: skip
+            _gather(self.now, self.next, first, last, *members, self.root_throughflow, self.bounds, self.open)
 
         _in_parts(gather, np.arange(len(self.bounds)), self.threads)
         self.now, self.next = self.next, self.now
-        return np.asarray(self.open.sum(axis=0))
+        self.still = self.open.sum(axis=0)
 
 
 @njit(cache=True, nogil=True)
 def _gather(
     now: Any,
     after: Any,
+    first_part: int,
+    last_part: int,
     width: int,
     offsets: Int64s,
     payer: Int32s,
@@ -421,8 +442,6 @@ def _gather(
     column_of: npt.NDArray[np.int8],
     root_throughflow: Floats,
     bounds: Int64s,
-    first_part: int,
-    last_part: int,
     still: Floats,
 ) -> None:
     """Gather the next rows of some parts of the payees, absorb what has reached its root, and bound what is under way.
@@ -507,7 +526,14 @@ def two_hop_returns(graph: FlowGraph) -> Floats:
     """
     result = np.zeros(len(graph.payee))
     _merge_mutual(
-        graph.out_offsets, graph.payee, graph.in_offsets, graph.in_payer, graph.in_flow, graph.amount, graph.throughflow, result
+        graph.out_offsets,
+        graph.payee,
+        graph.in_offsets,
+        graph.in_payer,
+        graph.in_flow,
+        graph.amount,
+        graph.throughflow,
+        result,
     )
     return result
 

@@ -8,21 +8,20 @@ Everything random is integer arithmetic on a counter-based generator (Philox4x32
 keyed by seed, walk and draw. Threads therefore never change a result, and a GPU twin can walk the same paths bit for
 bit.
 
-Two walkers share starts and generator. `walk_plain` needs no tables beyond the money layout and draws from the flows
-themselves without any rounding: for the first 10^4..10^6 walks. `walk_lockstep` advances many walks together over
-alias tables (Walker 1977, Vose 1991) with 64-bit thresholds: for many walks. `walk_returns` chooses by predicted
-cost.
+Two walkers share starts and generator. The plain one needs no tables beyond the money layout and draws from the flows
+themselves without any rounding: for few walks. The lockstep one advances many walks together over alias tables (Walker
+1977, Vose 1991) with 64-bit thresholds: for many. `walk_returns` and `walk_companies` choose by predicted cost.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +29,7 @@ from numba import njit
 
 from ouroflow.certified import Certified
 from ouroflow.errors import UsageError
+from ouroflow.graph import exact_sum
 from ouroflow.roundtrip.intervals import clopper_pearson, draws_needed
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ _LEFT = np.uint64(0xFFFFFFFF)  # target of the slot that leaves the component; n
 def philox(
     c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
-    """Return the four 32-bit words of the Philox4x32-10 block of a counter (c0..c3) and a key (k0, k1), all kept in uint64."""
+    """Return the four 32-bit words of the Philox4x32-10 block of counter (c0..c3) and key (k0, k1), kept in uint64."""
     for _ in range(10):
         first = np.uint64(0xD2511F53) * c0
         second = np.uint64(0xCD9E8D57) * c2
@@ -101,9 +101,7 @@ def _multiply_high(a: np.uint64, b: np.uint64) -> np.uint64:
 
 
 @njit(cache=True, nogil=True)
-def _uniform_below(
-    bound: np.uint64, bits: np.uint64, seed: np.uint64, walk: np.uint64, step: np.uint64
-) -> np.int64:
+def _uniform_below(bound: np.uint64, bits: np.uint64, seed: np.uint64, walk: np.uint64, step: np.uint64) -> np.int64:
     """Return an exactly uniform integer below `bound` (Lemire 2019), given the 64 bits of this step of this walk.
 
     The few bits that would favour some integers are rejected, and the draw is repeated from blocks of its own.
@@ -118,6 +116,29 @@ def _uniform_below(
 
 
 # ---- the money layout ------------------------------------------------------------------------------------------------
+
+
+class _Laid(NamedTuple):
+    """The arrays of graph and layout that the kernels read."""
+
+    out_offsets: Int64s
+    payee: Ids
+    amount: Int64s
+    throughflow: Int64s
+    inside: UInt64s
+    company_before: Int64s
+    block_before: Int64s
+
+
+class _Sample(NamedTuple):
+    """What makes a sample: the money it is drawn from, how many walks, the number of the first, key, steps at most."""
+
+    first_company: int
+    end_company: int
+    walks: int
+    walk_base: int
+    seed: np.uint64
+    last_step: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +183,19 @@ class MoneyLayout:
         """Return the money laid out."""
         return int(self.company_before[-1])
 
+    @property
+    def _arrays(self) -> _Laid:
+        graph = self.graph
+        return _Laid(
+            graph.out_offsets,
+            graph.payee,
+            graph.amount,
+            graph.throughflow,
+            self.inside,
+            self.company_before,
+            self.block_before,
+        )
+
 
 def lay_money(graph: FlowGraph, labels: Ids, *, hops: int | None = None, threads: int | None = None) -> MoneyLayout:
     """Lay out the money of all flows inside components: one pass over the flows.
@@ -201,7 +235,8 @@ def lay_money(graph: FlowGraph, labels: Ids, *, hops: int | None = None, threads
         closed = np.empty(int(members[~leaky].sum()), np.int64)
         closed_paid = np.empty_like(closed)
         if closed.size:
-            _take_out(leaky, labels, graph.out_offsets, graph.amount, inside, block_paid, company_paid, closed, closed_paid)
+            paid = (inside, block_paid, company_paid)
+            _take_out(leaky, labels, graph.out_offsets, graph.amount, *paid, closed, closed_paid)
     _accumulate(company_before)
     _accumulate(block_before)
     return MoneyLayout(graph, inside, block_before, company_before, closed, closed_paid)
@@ -248,7 +283,7 @@ def _mark_inside(
         else:
             company_paid[company] = row_paid
         company += 1
-    return began_before, owed
+    return began_before, int(owed)
 
 
 @njit(cache=True, nogil=True)
@@ -321,30 +356,22 @@ def _laid_amount(flow: int, amount: Int64s, inside: UInt64s) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _flow_at(
-    position: int,
-    company: int,
-    out_offsets: Int64s,
-    amount: Int64s,
-    inside: UInt64s,
-    company_before: Int64s,
-    block_before: Int64s,
-) -> int:
-    """Return the flow of a company whose money lies at a position: block by bisection, then at most 64 flows are passed."""
-    flow, passed = out_offsets[company], company_before[company]
-    low, high = flow // _BLOCK, (out_offsets[company + 1] - 1) // _BLOCK
+def _flow_at(position: np.int64, company: np.int64, laid: _Laid) -> np.int64:
+    """Return the flow of a company whose money lies at a position: block by bisection, then at most 64 flows."""
+    flow, passed = laid.out_offsets[company], laid.company_before[company]
+    low, high = flow // _BLOCK, (laid.out_offsets[company + 1] - 1) // _BLOCK
     while low < high:
         middle = (low + high + 1) // 2
-        if block_before[middle] <= position:
+        if laid.block_before[middle] <= position:
             low = middle
         else:
             high = middle - 1
     if low * _BLOCK > flow:
-        flow, passed = low * _BLOCK, block_before[low]
-    passed += _laid_amount(flow, amount, inside)
+        flow, passed = low * _BLOCK, laid.block_before[low]
+    passed += _laid_amount(flow, laid.amount, laid.inside)
     while position >= passed:
         flow += 1
-        passed += _laid_amount(flow, amount, inside)
+        passed += _laid_amount(flow, laid.amount, laid.inside)
     return flow
 
 
@@ -352,39 +379,34 @@ def _flow_at(
 def _draw_starts(
     first: int,
     last: int,
-    walks: int,
-    walk_base: int,
-    seed: np.uint64,
-    out_offsets: Int64s,
-    amount: Int64s,
-    inside: UInt64s,
-    company_before: Int64s,
-    block_before: Int64s,
+    sample: _Sample,
+    laid: _Laid,
     cursor: Int64s,
     starts: Int64s,
     payers: Ids,
     spare: UInt64s,
 ) -> None:
-    """Draw the starts of walks first..last of a sample: their flows, their payers, and the second draw of their first block.
+    """Draw where walks of a sample start: flows, payers, and the second draw of the first block.
 
-    Walk r of R draws position (r * laid + drawn) // R with `drawn` uniform below `laid`: the numerators of all walks
-    together are uniform below R * laid, so every unit of money is drawn with exactly the same probability, and
-    positions ascend. `cursor` keeps (flow, payer, money laid out up to and with that flow) of the last start: the
+    Walk r of R draws position (r * money + drawn) // R with `drawn` uniform below the money laid out: the numerators of
+    all walks together are uniform below R * money, so every unit of money is drawn with exactly the same probability,
+    and positions ascend. `cursor` keeps (flow, payer, money laid out up to and with that flow) of the last start: the
     next is near when walks are many.
     """
-    laid = np.uint64(company_before[-1])
-    rejected = 0
+    begin, walks = laid.company_before[sample.first_company], sample.walks
+    money = laid.company_before[sample.end_company] - begin
+    bound, rejected = np.uint64(money), np.int64(0)
     for place in range(last - first):
-        bits, spare[place] = _draw_pair(seed, np.uint64(walk_base + first + place), _ZERO, _ZERO)
-        starts[place] = np.int64(_multiply_high(bits, laid))
-        rejected += np.int64(bits * laid < laid)
+        bits, spare[place] = _draw_pair(sample.seed, np.uint64(sample.walk_base + first + place), _ZERO, _ZERO)
+        starts[place] = np.int64(_multiply_high(bits, bound))
+        rejected += np.int64(bits * bound < bound)
     if rejected > 0:
         for place in range(last - first):
-            walk = np.uint64(walk_base + first + place)
-            bits, _ = _draw_pair(seed, walk, _ZERO, _ZERO)
-            starts[place] = _uniform_below(laid, bits, seed, walk, _ZERO)
-    share, rest = company_before[-1] // walks, company_before[-1] % walks
-    base, over = first * share + first * rest // walks, first * rest % walks
+            walk = np.uint64(sample.walk_base + first + place)
+            bits, _ = _draw_pair(sample.seed, walk, _ZERO, _ZERO)
+            starts[place] = _uniform_below(bound, bits, sample.seed, walk, _ZERO)
+    share, rest = money // walks, money % walks
+    base, over = begin + first * share + first * rest // walks, first * rest % walks
     inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(walks)
     for place in range(last - first):
         # (over + drawn) // walks by its rounded inverse, at most 2 too small.
@@ -396,72 +418,70 @@ def _draw_starts(
         base, over = base + share, over + rest
         carry = np.int64(over >= walks)
         base, over = base + carry, over - carry * walks
+    _find_starts(first, last, laid, cursor, starts, payers)
+
+
+@njit(cache=True, nogil=True)
+def _find_starts(first: int, last: int, laid: _Laid, cursor: Int64s, starts: Int64s, payers: Ids) -> None:
+    """Replace ascending positions by the flows whose money lies there, and note their payers."""
     flow, payer, passed = cursor[0], cursor[1], cursor[2]
-    block_end, row_end = block_before[flow // _BLOCK + 1], out_offsets[payer + 1]
+    block_end, row_end = laid.block_before[flow // _BLOCK + 1], laid.out_offsets[payer + 1]
     for place in range(last - first):
         position = starts[place]
         if position >= block_end:
-            block = _last_at_most(position, block_before, flow // _BLOCK)
-            flow, passed, block_end = block * _BLOCK, block_before[block], block_before[block + 1]
-            passed += _laid_amount(flow, amount, inside)
+            block = _last_at_most(position, laid.block_before, flow // _BLOCK)
+            flow, passed, block_end = block * _BLOCK, laid.block_before[block], laid.block_before[block + 1]
+            passed += _laid_amount(flow, laid.amount, laid.inside)
         while position >= passed:
             flow += 1
-            passed += _laid_amount(flow, amount, inside)
+            passed += _laid_amount(flow, laid.amount, laid.inside)
         if flow >= row_end:
-            payer = _last_at_most(flow, out_offsets, payer)
-            row_end = out_offsets[payer + 1]
+            payer = _last_at_most(flow, laid.out_offsets, payer)
+            row_end = laid.out_offsets[payer + 1]
         starts[place] = flow
         payers[first + place] = payer
     cursor[0], cursor[1], cursor[2] = flow, payer, passed
+
+
+@njit(cache=True, nogil=True)
+def _first_cursor(company: int, laid: _Laid) -> Int64s:
+    """Return the cursor that stands on the first flow of a company."""
+    cursor = np.empty(3, np.int64)
+    cursor[0], cursor[1] = laid.out_offsets[company], company
+    cursor[2] = laid.company_before[company] + _laid_amount(cursor[0], laid.amount, laid.inside)
+    return cursor
 
 
 # ---- the plain walker ------------------------------------------------------------------------------------------------
 
 
 @njit(cache=True, nogil=True)
-def _walk_plain(
-    first: int,
-    last: int,
-    walks: int,
-    walk_base: int,
-    seed: np.uint64,
-    last_step: int,
-    out_offsets: Int64s,
-    payee: Ids,
-    amount: Int64s,
-    throughflow: Int64s,
-    inside: UInt64s,
-    company_before: Int64s,
-    block_before: Int64s,
-    payers: Ids,
-    outcomes: UInt8s,
-) -> int:
+def _walk_plain(first: int, last: int, sample: _Sample, laid: _Laid, payers: Ids, outcomes: UInt8s) -> int:
     """Walk walks first..last of a sample, one after the other; return the steps taken."""
     steps = 0
-    flows, spare, cursor = np.empty(_LANES, np.int64), np.empty(_LANES, np.uint64), np.zeros(3, np.int64)
-    cursor[2] = _laid_amount(0, amount, inside)
+    starts, spare, cursor = (
+        np.empty(_LANES, np.int64),
+        np.empty(_LANES, np.uint64),
+        _first_cursor(sample.first_company, laid),
+    )
     for batch in range(first, last, _LANES):
         end = min(batch + _LANES, last)
-        _draw_starts(
-            batch, end, walks, walk_base, seed, out_offsets, amount, inside, company_before, block_before,
-            cursor, flows, payers, spare,
-        )  # fmt: skip
+        _draw_starts(batch, end, sample, laid, cursor, starts, payers, spare)
         for index in range(batch, end):
-            walk, payer = np.uint64(walk_base + index), payers[index]
-            bits = spare[index - batch]
-            company = np.int64(payee[flows[index - batch]])
+            walk, payer, bits = np.uint64(sample.walk_base + index), payers[index], spare[index - batch]
+            company = np.int64(laid.payee[starts[index - batch]])
             outcome = UNFINISHED
-            for step in range(1, last_step + 1):
+            for step in range(1, sample.last_step + 1):
                 if step > 1:
-                    bits, _ = _draw_pair(seed, walk, np.uint64(step - 1), _ZERO)
+                    bits, _ = _draw_pair(sample.seed, walk, np.uint64(step - 1), _ZERO)
                 steps += 1
-                drawn = _uniform_below(np.uint64(throughflow[company]), bits, seed, walk, np.uint64(step))
-                position = company_before[company] + drawn
-                if position >= company_before[company + 1]:
+                bound = np.uint64(laid.throughflow[company])
+                drawn = _uniform_below(bound, bits, sample.seed, walk, np.uint64(step))
+                position = laid.company_before[company] + drawn
+                if position >= laid.company_before[company + 1]:
                     outcome = LEAKED
                     break
-                flow = _flow_at(position, company, out_offsets, amount, inside, company_before, block_before)
-                company = np.int64(payee[flow])
+                company = np.int64(laid.payee[_flow_at(position, company, laid)])
                 if company == payer:
                     outcome = RETURNED
                     break
@@ -513,17 +533,10 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
     companies = len(graph.out_offsets) - 1
     row_offsets = np.zeros(companies + 1, np.int64)
 
+    laid = layout._arrays
+
     def count(first: int, last: int) -> int:
-        return _count_slots(
-            first,
-            last,
-            graph.out_offsets,
-            graph.amount,
-            graph.throughflow,
-            layout.inside,
-            layout.company_before,
-            row_offsets[1:],
-        )
+        return _count_slots(first, last, laid, row_offsets[1:])
 
     longest = max(_in_parts(count, companies, threads), default=0)
     if longest < 0 or longest > _LONGEST_ROW or companies >= int(_LEFT):
@@ -532,55 +545,34 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
     slots = np.empty((int(row_offsets[-1]), 2), np.uint64)
 
     def fill(first: int, last: int) -> None:
-        _fill_rows(
-            first,
-            last,
-            graph.out_offsets,
-            graph.payee,
-            graph.amount,
-            graph.throughflow,
-            layout.inside,
-            row_offsets,
-            slots,
-            np.empty(longest, np.int64),
-            np.empty(longest, np.uint64),
-            np.empty(longest, np.int64),
-        )
+        share, target, pending = np.empty(longest, np.int64), np.empty(longest, np.uint64), np.empty(longest, np.int64)
+        _fill_rows(first, last, laid, row_offsets, slots, share, target, pending)
 
     _in_parts(fill, companies, threads)
     return AliasTable(row_offsets, slots, longest)
 
 
 @njit(cache=True, nogil=True)
-def _count_slots(
-    first: int,
-    last: int,
-    out_offsets: Int64s,
-    amount: Int64s,
-    throughflow: Int64s,
-    inside: UInt64s,
-    company_before: Int64s,
-    row_slots: Int64s,
-) -> int:
+def _count_slots(first: int, last: int, laid: _Laid, row_slots: Int64s) -> int:
     """Count the slots of each row; return the largest count, or -1 if amounts times slots would pass int64."""
-    longest = 0
+    longest = np.int64(0)
     for company in range(first, last):
-        paid = company_before[company + 1] - company_before[company]
+        paid = laid.company_before[company + 1] - laid.company_before[company]
         if paid == 0:
             continue
-        slots = np.int64(throughflow[company] > paid)
-        for flow in range(out_offsets[company], out_offsets[company + 1]):
-            slots += np.int64(_laid_amount(flow, amount, inside) > 0)
-        if throughflow[company] > np.int64(0x7FFFFFFFFFFFFFFF) // slots:
+        slots = np.int64(laid.throughflow[company] > paid)
+        for flow in range(laid.out_offsets[company], laid.out_offsets[company + 1]):
+            slots += np.int64(_laid_amount(flow, laid.amount, laid.inside) > 0)
+        if laid.throughflow[company] > np.int64(0x7FFFFFFFFFFFFFFF) // slots:
             return -1
         row_slots[company] = slots
         longest = max(longest, slots)
-    return longest
+    return int(longest)
 
 
 @njit(cache=True, nogil=True)
 def _fraction_bits(part: np.uint64, whole: np.uint64) -> np.uint64:
-    """Return floor(part * 2^64 / whole) for part < whole < 2^63, by long division in digits as wide as `whole` leaves room."""
+    """Return floor(part * 2^64 / whole) for part < whole < 2^63: long division in digits as wide as `whole` allows."""
     width = _ZERO
     while (whole << (width + _ONE)) >> (width + _ONE) == whole and width < _HALF:
         width += _ONE
@@ -598,11 +590,7 @@ def _fraction_bits(part: np.uint64, whole: np.uint64) -> np.uint64:
 def _fill_rows(
     first: int,
     last: int,
-    out_offsets: Int64s,
-    payee: Ids,
-    amount: Int64s,
-    throughflow: Int64s,
-    inside: UInt64s,
+    laid: _Laid,
     row_offsets: Int64s,
     slots: UInt64s,
     share: Int64s,
@@ -614,12 +602,13 @@ def _fill_rows(
         row, size = row_offsets[company], row_offsets[company + 1] - row_offsets[company]
         if size == 0:
             continue
-        full = throughflow[company]
+        full = laid.throughflow[company]
         left, used = full, 0
-        for flow in range(out_offsets[company], out_offsets[company + 1]):
-            if _laid_amount(flow, amount, inside) > 0:
-                share[used], target[used] = size * amount[flow], np.uint64(payee[flow])
-                left -= amount[flow]
+        for flow in range(laid.out_offsets[company], laid.out_offsets[company + 1]):
+            paid = _laid_amount(flow, laid.amount, laid.inside)
+            if paid > 0:
+                share[used], target[used] = size * paid, np.uint64(laid.payee[flow])
+                left -= paid
                 used += 1
         if left > 0:
             share[used], target[used] = size * left, _LEFT
@@ -651,9 +640,10 @@ def _fill_rows(
 def _step_lanes(
     lanes: int, bits: UInt64s, company: UInt64s, slot: UInt64s, size: UInt64s, row_offsets: UInt64s, slots: UInt64s
 ) -> None:
-    """Advance every lane by one step with its 64 bits: short loops, so that the reads of all lanes are under way together.
+    """Advance every lane by one step with its 64 bits.
 
-    All is unsigned: numba then leaves out the test for negative places.
+    Short loops, so that the reads of all lanes are under way together. All is unsigned: numba then leaves out the
+    test for negative places.
     """
     for lane in range(lanes):
         row = row_offsets[company[lane]]
@@ -678,7 +668,7 @@ def _retire_lanes(
 
     Whether a walk ends cannot be predicted, so all is arithmetic, without a branch.
     """
-    kept = 0
+    kept = np.int64(0)
     horizon = np.uint64(last_step)
     for lane in range(lanes):
         here, walk, steps = company[lane], index[lane], step[lane] + _ONE
@@ -686,23 +676,15 @@ def _retire_lanes(
         outcomes[walk] = UNFINISHED - (UNFINISHED - RETURNED) * returned - (UNFINISHED - LEAKED) * left
         company[kept], index[kept], step[kept] = here, walk, steps
         kept += (1 - returned) & (1 - left) & np.int64(steps < horizon)
-    return kept
+    return int(kept)
 
 
 @njit(cache=True, nogil=True)
 def _walk_lockstep(
     first: int,
     last: int,
-    walks: int,
-    walk_base: int,
-    seed: np.uint64,
-    last_step: int,
-    out_offsets: Int64s,
-    payee: Ids,
-    amount: Int64s,
-    inside: UInt64s,
-    company_before: Int64s,
-    block_before: Int64s,
+    sample: _Sample,
+    laid: _Laid,
     row_offsets: UInt64s,
     slots: UInt64s,
     payers: Ids,
@@ -711,26 +693,22 @@ def _walk_lockstep(
     """Walk walks first..last of a sample, many at a time; return the steps taken."""
     company, bits, size = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
     index, step, slot = np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64), np.empty(_LANES, np.uint64)
-    flows, cursor = np.empty(_LANES, np.int64), np.zeros(3, np.int64)
-    cursor[2] = _laid_amount(0, amount, inside)
+    starts, cursor = np.empty(_LANES, np.int64), _first_cursor(sample.first_company, laid)
     lanes, steps, coming = 0, 0, first
     while True:
         for lane in range(lanes):
-            bits[lane], _ = _draw_pair(seed, np.uint64(walk_base) + index[lane], step[lane], _ZERO)
+            bits[lane], _ = _draw_pair(sample.seed, np.uint64(sample.walk_base) + index[lane], step[lane], _ZERO)
         free = min(_LANES - lanes, last - coming)
-        _draw_starts(
-            coming, coming + free, walks, walk_base, seed, out_offsets, amount, inside, company_before, block_before,
-            cursor, flows, payers, bits[lanes:],
-        )  # fmt: skip
+        _draw_starts(coming, coming + free, sample, laid, cursor, starts, payers, bits[lanes:])
         for place in range(free):
-            company[lanes + place] = np.uint64(payee[flows[place]])
+            company[lanes + place] = np.uint64(laid.payee[starts[place]])
             index[lanes + place], step[lanes + place] = np.uint64(coming + place), _ZERO
         lanes, coming = lanes + free, coming + free
         if lanes == 0:
             return steps
         steps += lanes
         _step_lanes(lanes, bits, company, slot, size, row_offsets, slots)
-        lanes = _retire_lanes(lanes, last_step, company, index, step, payers, outcomes)
+        lanes = _retire_lanes(lanes, sample.last_step, company, index, step, payers, outcomes)
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------
@@ -807,7 +785,7 @@ class WalkTally:
         certain, laid = self.layout.certain, self.layout.laid
         if laid == 0 or self.walks == 0:
             return Certified.exact(certain, "exact: closed components and acyclic money only")
-        low, high = self._bounds(np.array(self.hits), np.array(self.unfinished), np.array(self.walks))
+        low, high = _share_bounds(self.hits, self.unfinished, self.walks, self.confidence, self.error)
         value = certain + laid * (self.hits + self.unfinished / 2) / self.walks
         return Certified(value, certain + laid * float(low), certain + laid * float(high), self.method)
 
@@ -817,16 +795,10 @@ class WalkTally:
 
     def finn(self) -> Certified:
         """Return the Finn cycling index FCI = sum C_i / sum T_i (Finn 1976)."""
-        return _scaled(self.round_trip(), int(self.layout.graph.throughflow.sum(dtype=object)))
-
-    def _bounds(self, hits: Int64s, unfinished: Int64s, draws: Int64s) -> tuple[Floats, Floats]:
-        """Bound mean return probabilities: unfinished walks are misses for the low end and hits for the high end."""
-        low, _ = clopper_pearson(hits, draws, self.confidence)
-        _, high = clopper_pearson(hits + unfinished, draws, self.confidence)
-        return np.maximum(low - self.error, 0), np.minimum(high + self.error, 1)
+        return _scaled(self.round_trip(), exact_sum(self.layout.graph.throughflow))
 
     def company_counts(self) -> tuple[Int64s, Int64s, Int64s]:
-        """Return per company how many walks started, returned and stayed unfinished: int64 arrays of shape (companies,)."""
+        """Return how many walks started, returned and stayed unfinished per company, int64 arrays."""
         companies = len(self.layout.company_before) - 1
         payer, outcome = self.payer, self.outcome
         unfinished = payer[outcome == UNFINISHED] if self.hops is None else payer[:0]
@@ -857,9 +829,9 @@ class WalkTally:
         stratum = self.layout.laid / self.walks
         # Rounded outwards by more than the float error: one stratum too many only widens the interval.
         first = np.floor(self.layout.company_before[:-1] / stratum * (1 - 2.0**-50))
-        last = np.floor((self.layout.company_before[1:] - 1) / stratum * (1 + 2.0**-50) + 1 / stratum * (1 - 2.0**-50))
-        draws = np.where(paid > 0, np.maximum(last - first + 1, 1), 1).astype(np.int64)
-        low, high = self._bounds(hits, unfinished, draws)
+        end = np.ceil(self.layout.company_before[1:] / stratum * (1 + 2.0**-50))
+        draws = np.maximum(end - first, 1)
+        low, high = _share_bounds(hits, unfinished, draws, self.confidence, self.error)
         money = draws * stratum
         value = np.minimum((hits + unfinished / 2) * stratum, paid)
         low_money = np.minimum(money * low, value)
@@ -878,17 +850,27 @@ def _scaled(figure: Certified, whole: int) -> Certified:
     return Certified(value, min(low, value), max(min(high, 1.0), value), figure.method)
 
 
-def walk_plain(
+def _share_bounds(
+    hits: npt.ArrayLike, unfinished: npt.ArrayLike, draws: npt.ArrayLike, confidence: float, error: float
+) -> tuple[Floats, Floats]:
+    """Bound mean return probabilities: unfinished walks are misses for the low end and hits for the high end."""
+    low, _ = clopper_pearson(hits, draws, confidence)
+    _, high = clopper_pearson(np.add(hits, unfinished), draws, confidence)
+    return np.maximum(low - error, 0), np.minimum(high + error, 1)
+
+
+def walk_sample(
     layout: MoneyLayout,
     walks: int,
     *,
     seed: int,
+    table: AliasTable | None = None,
     walk_base: int = 0,
     hops: int | None = None,
     confidence: float = 0.99,
     threads: int | None = None,
 ) -> WalkTally:
-    """Walk a stratified sample straight on the flows, without tables and without any rounding.
+    """Walk one stratified sample.
 
     Parameters
     ----------
@@ -898,6 +880,8 @@ def walk_plain(
         Size of the sample, below 2^31.
     seed : int
         Key of the generator, 0 <= seed < 2^64.
+    table : AliasTable, optional
+        Walk over it, many walks at a time. None: walk straight on the flows, without any rounding.
     walk_base : int
         Number of the first walk: samples with disjoint numbers are independent.
     hops : int, optional
@@ -906,77 +890,37 @@ def walk_plain(
         Level of the intervals that the tally will give.
     threads : int, optional
         Threads to use; results do not depend on it.
+
+    Raises
+    ------
+    UsageError
+        If there are too many walks.
     """
-    graph, last_step = layout.graph, (HORIZON if hops is None else hops) - 1
-    payers, outcomes = _sample_arrays(layout, walks)
-
-    def walk(first: int, last: int) -> int:
-        return _walk_plain(
-            first,
-            last,
-            walks,
-            walk_base,
-            np.uint64(seed),
-            last_step,
-            graph.out_offsets,
-            graph.payee,
-            graph.amount,
-            graph.throughflow,
-            layout.inside,
-            layout.company_before,
-            layout.block_before,
-            payers,
-            outcomes,
-        )
-
-    steps = sum(_in_parts(walk, len(outcomes), threads))
-    return WalkTally(layout, payers, outcomes, steps, hops, confidence, error=0.0)
-
-
-def walk_lockstep(
-    layout: MoneyLayout,
-    table: AliasTable,
-    walks: int,
-    *,
-    seed: int,
-    walk_base: int = 0,
-    hops: int | None = None,
-    confidence: float = 0.99,
-    threads: int | None = None,
-) -> WalkTally:
-    """Walk a stratified sample over alias tables, many walks at a time. Parameters as `walk_plain`."""
-    graph, last_step = layout.graph, (HORIZON if hops is None else hops) - 1
-    payers, outcomes = _sample_arrays(layout, walks)
-
-    def walk(first: int, last: int) -> int:
-        return _walk_lockstep(
-            first,
-            last,
-            walks,
-            walk_base,
-            np.uint64(seed),
-            last_step,
-            graph.out_offsets,
-            graph.payee,
-            graph.amount,
-            layout.inside,
-            layout.company_before,
-            layout.block_before,
-            table.row_offsets.view(np.uint64),
-            table.slots,
-            payers,
-            outcomes,
-        )
-
-    steps = sum(_in_parts(walk, len(outcomes), threads))
-    return WalkTally(layout, payers, outcomes, steps, hops, confidence, error=last_step * table.error_per_step)
-
-
-def _sample_arrays(layout: MoneyLayout, walks: int) -> tuple[Ids, UInt8s]:
     if not 0 <= walks <= MOST_WALKS:
         raise UsageError(f"a sample has 0 to {MOST_WALKS} walks, not {walks}")
     size = walks if layout.laid else 0
-    return np.empty(size, layout.graph.payee.dtype), np.empty(size, np.uint8)
+    payers, outcomes = np.empty(size, layout.graph.payee.dtype), np.empty(size, np.uint8)
+    companies = len(layout.company_before) - 1
+    sample = _Sample(0, companies, walks, walk_base, np.uint64(seed), _last_step(hops))
+    walk = _walker(layout, table, sample, payers, outcomes)
+    steps = sum(_in_parts(walk, size, threads))
+    error = 0.0 if table is None else sample.last_step * table.error_per_step
+    return WalkTally(layout, payers, outcomes, steps, hops, confidence, error)
+
+
+def _last_step(hops: int | None) -> int:
+    return (HORIZON if hops is None else hops) - 1
+
+
+def _walker(
+    layout: MoneyLayout, table: AliasTable | None, sample: _Sample, payers: Ids, outcomes: UInt8s
+) -> Callable[[int, int], int]:
+    """Return the function that walks a range of the walks of a sample and says how many steps they took."""
+    laid = layout._arrays
+    if table is None:
+        return lambda first, last: _walk_plain(first, last, sample, laid, payers, outcomes)
+    rows = (table.row_offsets.view(np.uint64), table.slots)
+    return lambda first, last: _walk_lockstep(first, last, sample, laid, *rows, payers, outcomes)
 
 
 # ---- how many walks, and by which walker -----------------------------------------------------------------------------
@@ -1042,28 +986,148 @@ def walk_returns(
     """
     _check_settings(seed, tolerance, confidence, hops, walks)
     layout = lay_money(graph, labels, hops=hops, threads=threads)
-    sampler = _Sampler(layout, seed, hops, threads)
+    tables = _Tables(layout, threads)
+    common: dict[str, Any] = {"seed": seed, "hops": hops, "threads": threads}
     if walks is not None:
-        return sampler.take(walks, confidence)
+        return walk_sample(layout, walks, table=tables.for_steps(2 * walks), confidence=confidence, **common)
     if layout.laid == 0:
-        return sampler.take(0, confidence)
+        return walk_sample(layout, 0, confidence=confidence, **common)
     half_width = tolerance * graph.total / layout.laid
-    error = 1 - confidence
-    level = 1 - _PILOT_SHARE * error
-    tally = sampler.take(draws_needed(0.0, half_width, level), level)
-    share, left = _MAIN_SHARE, 1 - _PILOT_SHARE
-    while not _narrow_enough(tally, tolerance):
-        unknown = tally.unfinished / tally.walks / 2
-        if unknown >= half_width:
+    taken, size, steps = 0, 0, 2.0
+    share, unknown = 0.0, 0.0
+    for level in _levels(confidence):
+        size = max(size, int(draws_needed(share, half_width - unknown, level)))
+        size = min(size, MOST_WALKS)
+        tally = walk_sample(
+            layout, size, table=tables.for_steps(size * steps), walk_base=taken, confidence=level, **common
+        )
+        low, high = _share_bounds(tally.hits, tally.unfinished, size, level, tally.error)
+        share, unknown = tally.hits / size, tally.unfinished / size / 2
+        if (
+            max(high - share - unknown, share + unknown - low) <= half_width
+            or unknown >= half_width
+            or size == MOST_WALKS
+        ):
             return tally
-        level = 1 - share * error
-        needed = draws_needed(_cautious(tally), half_width - unknown, level)
-        if tally.walks >= MOST_WALKS:
-            return tally
-        tally = sampler.take(min(max(needed, tally.walks), MOST_WALKS), level)
-        left -= share
-        share = left / 2
-    return tally
+        taken, steps, share = taken + size, tally.steps / size, float(_cautious(tally.hits, size))
+    raise AssertionError("the levels never end")
+
+
+@dataclass(frozen=True, eq=False)
+class SampledReturns:
+    """Return fractions of some companies, each with the interval of walks that started at it.
+
+    Attributes
+    ----------
+    companies : int64 array of shape (companies,)
+    value, low, high : float64 arrays of shape (companies,)
+        C_i / out_i and its interval, which holds at the asked confidence for each company alone. 0 where nothing is paid.
+    walks : int64 array of shape (companies,)
+        Walks of the sample that was used.
+    """
+
+    companies: Int64s
+    value: Floats
+    low: Floats
+    high: Floats
+    walks: Int64s
+
+
+def walk_companies(
+    graph: FlowGraph,
+    labels: Ids,
+    companies: npt.ArrayLike,
+    *,
+    seed: int,
+    tolerance: float = 1e-3,
+    confidence: float = 0.99,
+    hops: int | None = None,
+    threads: int | None = None,
+) -> SampledReturns:
+    """Sample the return fractions of some companies to a tolerance: walks from each of them alone.
+
+    Parameters
+    ----------
+    graph, labels, seed, confidence, hops, threads
+        As `walk_returns`.
+    companies : int array
+        Whose return fractions are wanted.
+    tolerance : float
+        Wanted distance from each fraction to either end of its interval.
+
+    Raises
+    ------
+    UsageError
+        If a setting is out of range or a company does not exist.
+
+    Notes
+    -----
+    Pilot, sample and repetitions as in `walk_returns`. A fraction near 0 or 1 takes a few thousand walks at a tolerance of
+    1e-3, one near 1/2 takes 1.7 million: there `push_returns` is faster.
+
+    Memory: that of `MoneyLayout` and `AliasTable`, and 5 bytes per walk of as many companies as there are threads.
+    """
+    _check_settings(seed, tolerance, confidence, hops, None)
+    chosen = np.asarray(companies, np.int64)
+    if chosen.ndim != 1 or np.any((chosen < 0) | (chosen >= len(labels))):
+        raise UsageError(f"companies must be a list of ids in 0..{len(labels) - 1}")
+    layout = lay_money(graph, labels, hops=hops, threads=threads)
+    tables = _Tables(layout, threads)
+    value, low, high = np.zeros(len(chosen)), np.zeros(len(chosen)), np.zeros(len(chosen))
+    walks = np.zeros(len(chosen), np.int64)
+    value[np.isin(chosen, layout.closed)] = low[np.isin(chosen, layout.closed)] = high[
+        np.isin(chosen, layout.closed)
+    ] = 1
+    inside = np.diff(layout.company_before)[chosen] / np.maximum(graph.paid[chosen], 1)
+    open_, taken, steps = np.flatnonzero(inside > 0), 0, 2.0
+    share, unknown = np.zeros(len(chosen)), np.zeros(len(chosen))
+    for level in _levels(confidence):
+        if not open_.size:
+            break
+        wanted = np.maximum(tolerance / inside[open_] - unknown[open_], 1e-9)
+        walks[open_] = np.clip(draws_needed(share[open_], wanted, level), walks[open_], MOST_WALKS)
+        sizes = walks[open_]
+        table = tables.for_steps(float(sizes.sum()) * steps)
+        counts = _walk_each(layout, table, chosen[open_], sizes, taken, seed, hops, threads)
+        hits, unfinished = counts[:, 0], counts[:, 1]
+        error = 0.0 if table is None else _last_step(hops) * table.error_per_step
+        bottom, top = _share_bounds(hits, unfinished, sizes, level, error)
+        unknown[open_] = unfinished / sizes / 2
+        middle = hits / sizes + unknown[open_]
+        value[open_], low[open_], high[open_] = (inside[open_] * part for part in (middle, bottom, top))
+        done = np.maximum(top - middle, middle - bottom) * inside[open_] <= tolerance
+        done |= (unknown[open_] * inside[open_] >= tolerance) | (sizes == MOST_WALKS)
+        share[open_] = _cautious(hits, sizes)
+        taken, steps = taken + int(sizes.sum()), counts[:, 2].sum() / sizes.sum()
+        open_ = open_[~done]
+    return SampledReturns(chosen, value, low, np.minimum(high, 1), walks)
+
+
+def _walk_each(
+    layout: MoneyLayout,
+    table: AliasTable | None,
+    companies: Int64s,
+    sizes: Int64s,
+    walk_base: int,
+    seed: int,
+    hops: int | None,
+    threads: int | None,
+) -> Int64s:
+    """Walk a sample from each company; return hits, unfinished walks and steps, an int64 array of shape (companies, 3)."""
+    bases = walk_base + np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    counts = np.zeros((len(companies), 3), np.int64)
+
+    def walk(first: int, last: int) -> None:
+        for nth in range(first, last):
+            company, size = int(companies[nth]), int(sizes[nth])
+            payers, outcomes = np.empty(size, layout.graph.payee.dtype), np.empty(size, np.uint8)
+            sample = _Sample(company, company + 1, size, int(bases[nth]), np.uint64(seed), _last_step(hops))
+            steps = _walker(layout, table, sample, payers, outcomes)(0, size)
+            unfinished = 0 if hops is not None else np.count_nonzero(outcomes == UNFINISHED)
+            counts[nth] = np.count_nonzero(outcomes == RETURNED), unfinished, steps
+
+    _in_parts(walk, len(companies), threads)
+    return counts
 
 
 def _check_settings(seed: int, tolerance: float, confidence: float, hops: int | None, walks: int | None) -> None:
@@ -1079,51 +1143,36 @@ def _check_settings(seed: int, tolerance: float, confidence: float, hops: int | 
         raise UsageError(f"walks must be in 1..{MOST_WALKS}, got {walks}")
 
 
-def _narrow_enough(tally: WalkTally, tolerance: float) -> bool:
-    figure = tally.fraction()
-    return max(figure.value - figure.low, figure.high - figure.value) <= tolerance
+def _levels(confidence: float) -> Iterator[float]:
+    """Yield the levels of pilot, sample and repetitions; their errors add up to that of `confidence` at most."""
+    error = 1 - confidence
+    yield 1 - _PILOT_SHARE * error
+    share, left = _MAIN_SHARE, 1 - _PILOT_SHARE
+    while True:
+        yield 1 - share * error
+        left -= share
+        share = left / 2
 
 
-def _cautious(tally: WalkTally) -> float:
-    """Return the share of returns, moved two standard errors towards one half: the next sample should not fall short."""
-    share = (tally.hits + 1) / (tally.walks + 2)
-    spread = 2 * math.sqrt(share * (1 - share) / tally.walks)
-    return min(share + spread, 0.5) if share < 0.5 else max(share - spread, 0.5)
+def _cautious(hits: npt.ArrayLike, walks: npt.ArrayLike) -> Floats:
+    """Return the share of returns, two standard errors nearer to one half: the next sample should not fall short."""
+    share = np.add(hits, 1.0) / np.add(walks, 2)
+    spread = 2 * np.sqrt(share * (1 - share) / walks)
+    return np.asarray(np.where(share < 0.5, np.minimum(share + spread, 0.5), np.maximum(share - spread, 0.5)))
 
 
-class _Sampler:
-    """Takes samples of fresh walks, each with the walker that is predicted to be faster."""
+class _Tables:
+    """Builds the alias table once it is predicted to pay."""
 
-    def __init__(self, layout: MoneyLayout, seed: int, hops: int | None, threads: int | None) -> None:
-        self.layout, self.seed, self.hops, self.threads = layout, seed, hops, threads
-        self.taken = 0
-        self.steps_per_walk = 2.0  # until a sample has shown it
+    def __init__(self, layout: MoneyLayout, threads: int | None) -> None:
+        self.layout, self.threads = layout, threads
         self.table: AliasTable | None = None
-        self.table_possible = True
+        self.possible = True
 
-    def take(self, walks: int, confidence: float) -> WalkTally:
-        """Take a sample of `walks` walks that no earlier sample has walked."""
-        table = self._table_for(walks)
-        if table is None:
-            tally = walk_plain(
-                self.layout, walks, seed=self.seed, walk_base=self.taken, hops=self.hops, confidence=confidence,
-                threads=self.threads,
-            )  # fmt: skip
-        else:
-            tally = walk_lockstep(
-                self.layout, table, walks, seed=self.seed, walk_base=self.taken, hops=self.hops, confidence=confidence,
-                threads=self.threads,
-            )  # fmt: skip
-        self.taken += tally.walks
-        self.steps_per_walk = tally.steps / max(tally.walks, 1)
-        return tally
-
-    def _table_for(self, walks: int) -> AliasTable | None:
-        """Return the alias table if walking over it, building included, is predicted to be faster."""
-        if self.table is None and self.table_possible:
-            flows = len(self.layout.graph.payee)
-            saved = walks * self.steps_per_walk * (_PLAIN_STEP - _LOCKSTEP_STEP)
-            if saved > flows * _BUILD_SLOT:
-                self.table = alias_table(self.layout, threads=self.threads)
-                self.table_possible = self.table is not None
+    def for_steps(self, steps: float) -> AliasTable | None:
+        """Return the table if so many steps over it, building included, are predicted to be faster than without."""
+        saved = steps * (_PLAIN_STEP - _LOCKSTEP_STEP)
+        if self.table is None and self.possible and saved > len(self.layout.graph.payee) * _BUILD_SLOT:
+            self.table = alias_table(self.layout, threads=self.threads)
+            self.possible = self.table is not None
         return self.table

@@ -64,29 +64,36 @@ def _low_end(successes: Floats, trials: Floats, miss: float) -> Floats:
     return low * (1 - _SLACK)
 
 
-def draws_needed(fraction: float, half_width: float, confidence: float) -> int:
+def draws_needed(fraction: npt.ArrayLike, half_width: npt.ArrayLike, confidence: float) -> npt.NDArray[np.int64]:
     """Return how many draws make the interval of `clopper_pearson` reach at most `half_width` to either side.
 
     Parameters
     ----------
-    fraction : float
+    fraction : array_like of float
         The success share that the draws are expected to show, in [0, 1].
-    half_width : float
-        Wanted distance between the share and either end of its interval.
+    half_width : array_like of float
+        Wanted distance between the share and either end of its interval, positive.
     confidence : float
         Level of the interval.
+
+    Returns
+    -------
+    int64 array
+        At most a thousandth more than the fewest; at most 2^62.
     """
+    share, wanted = np.broadcast_arrays(np.asarray(fraction, np.float64), np.asarray(half_width, np.float64))
 
-    def reach(draws: int) -> float:
-        hits = min(draws, round(fraction * draws))
+    def wide(draws: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        hits = np.minimum(np.rint(share * draws), draws)
         low, high = clopper_pearson(hits, draws, confidence)
-        return float(max(high - hits / draws, hits / draws - low))
+        return np.maximum(high - hits / draws, hits / draws - low) > wanted
 
-    enough = 1
-    while reach(enough) > half_width:
-        enough *= 2
+    enough = np.ones(share.shape, np.int64)
+    while (short := wide(enough) & (enough < 2**62)).any():
+        enough = np.where(short, enough * 2, enough)
     few = enough // 2
-    while enough - few > max(1, enough // 1000):
-        middle = (enough + few) // 2
-        few, enough = (few, middle) if reach(middle) <= half_width else (middle, enough)
+    while (enough - few > np.maximum(1, enough // 1000)).any():
+        middle = np.maximum((enough + few) // 2, 1)
+        short = wide(middle)
+        few, enough = np.where(short, middle, few), np.where(short, enough, middle)
     return enough
