@@ -145,9 +145,11 @@ def race(path: Path, names: list[str], repeats: int) -> dict[str, dict[str, Any]
             assert child.stdin is not None
             assert child.stdout is not None
             print("go", file=child.stdin, flush=True)
-            answer = json.loads(child.stdout.readline())
+            answer = child.stdout.readline()
+            if not answer:
+                raise SystemExit(f"{name} failed: see above")
             if turn:
-                runs[name].append(answer)
+                runs[name].append(json.loads(answer))
     for child in children.values():
         child.communicate()
     return {

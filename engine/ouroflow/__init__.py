@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph
     from ouroflow.ledger import Ledger, read_ledger
     from ouroflow.roundtrip import RoundTrip, round_trip_fractions
-    from ouroflow.trace import trace
-    from ouroflow.verify import verify
 
 _HOME = {
     "Analysis": "analysis",
@@ -37,8 +35,6 @@ _HOME = {
     "read_ledger": "ledger",
     "RoundTrip": "roundtrip",
     "round_trip_fractions": "roundtrip",
-    "trace": "trace",
-    "verify": "verify",
 }
 
 __all__ = [
@@ -59,8 +55,6 @@ __all__ = [
     "read_ledger",
     "round_trip_fractions",
     "strong_components",
-    "trace",
-    "verify",
 ]
 
 

@@ -58,6 +58,12 @@ class Settings:
         Minor units are 10^-decimals of a unit.
     unit : str
         Unit of money in words, empty where nobody stated it.
+    status : tuple of str or None
+        Statuses that count; None where nothing was chosen by status.
+    reversals, on_bad_rows : str
+        What negative amounts and bad rows meant.
+    boundary, entities, rates : str or None
+        The optional tables.
     """
 
     measures: tuple[str, ...] = MEASURES
@@ -69,6 +75,12 @@ class Settings:
     seed: int = 0
     decimals: int = 2
     unit: str = ""
+    status: tuple[str, ...] | None = None
+    reversals: str = "stop"
+    on_bad_rows: str = "stop"
+    boundary: str | None = None
+    entities: str | None = None
+    rates: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -312,6 +324,12 @@ def analyze(
             seed=seed,
             decimals=ledger.decimals,
             unit=dataset.card["unit"] if dataset is not None else (ledger.currency or ""),
+            status=None if status is None else tuple(status),
+            reversals=reversals,
+            on_bad_rows=on_bad_rows,
+            boundary=None if boundary is None else _named(boundary),
+            entities=None if entities is None else _named(entities),
+            rates=None if rates is None else _named(rates),
         )
         analysis = _compute(_named(source), ledger, settings, chosen, stages, _family(source))
         if out is not None:

@@ -34,14 +34,18 @@ Number = TypeVar("Number", bound=np.generic)
 # One step over a list entry costs as much as this many of the core's floating point operations (measured, 2 cores with AVX-512).
 _FLOPS_PER_STEP = 60.0
 _FINISHED, _NEEDS_ROOM = 0, 1
-_ROWS, _COLUMNS, _ONWARD, _SHARE, _HEAP, _ELIMINATED, _TICK = range(7)  # what `used` counts
+_ROWS, _COLUMNS, _ONWARD, _SHARE, _HEAP, _ELIMINATED = range(6)  # what `used` counts
 
 
 class Rows(NamedTuple):
-    """For each company the payees that are still present, with the probability of moving to each; not sorted."""
+    """For each company a hash table from the payees to the probability of moving to each.
+
+    Eliminated payees stay in the table until it moves: `filled` counts them, `length` does not. Free slots hold payee -1.
+    """
 
     start: Positions
     length: Positions
+    filled: Positions
     capacity: Positions
     payee: Ids
     probability: Floats
@@ -75,7 +79,6 @@ class Scratch(NamedTuple):
 
     leak: Floats
     onward: Floats
-    seen: Ids
     present: npt.NDArray[np.bool_]
     queued: Positions
     heap: Positions
@@ -174,77 +177,103 @@ def _append_payer(company, payer, coming, columns, scratch):  # type: ignore[no-
 
 
 @njit(cache=True)
+def _slot(payees, start, capacity, payee):  # type: ignore[no-untyped-def]
+    """Return where a payee is in a table, or the free slot where it belongs. Tables are never full."""
+    slot = (((np.int64(payee) * 2654435769) & 0xFFFFFFFF) * capacity) >> 32  # Knuth's multiplicative hash, scaled to the capacity
+    while payees[start + slot] != payee and payees[start + slot] >= 0:
+        slot += 1
+        if slot == capacity:
+            slot = 0
+    return start + slot
+
+
+@njit(cache=True)
+def _move_row(company, fresh, capacity, rows, present, payees, probabilities):  # type: ignore[no-untyped-def]
+    """Copy a company's table, without eliminated payees, to `capacity` slots from `fresh` on in the given pools."""
+    payees[fresh : fresh + capacity] = -1
+    start = rows.start[company]
+    for old in range(start, start + rows.capacity[company]):
+        payee = rows.payee[old]
+        if payee >= 0 and present[payee]:
+            slot = _slot(payees, fresh, capacity, payee)
+            payees[slot] = payee
+            probabilities[slot] = rows.probability[old]
+    rows.start[company] = fresh
+    rows.capacity[company] = capacity
+    rows.filled[company] = rows.length[company]
+
+
+@njit(cache=True)
 def _pass_on(payer, company, payees, coming, rows, columns, scratch):  # type: ignore[no-untyped-def]
     """Hand what `payer` sends to `company` on to the company's payees; return the probability that was handed on."""
-    start, length = rows.start[payer], rows.length[payer] - 1
-    entry = start
-    while rows.payee[entry] != company:
-        entry += 1
-    sent = rows.probability[entry]
-    rows.payee[entry] = rows.payee[start + length]
-    rows.probability[entry] = rows.probability[start + length]
-    # `tick` marks the payees that this row has: it counts pairs that are stored at 12 bytes each, so int32 outlasts the memory.
-    scratch.used[_TICK] += 1
-    tick = np.int32(scratch.used[_TICK])
-    scratch.seen[payer] = tick  # money that comes straight back to the payer is the pivot's business, not an entry
-    for entry in range(start, start + length):
-        payee = rows.payee[entry]
-        rows.probability[entry] += sent * scratch.onward[payee]
-        scratch.seen[payee] = tick
-    end = start + rows.capacity[payer]
-    for payee in payees:
-        if scratch.seen[payee] == tick:
+    rows.length[payer] -= 1
+    start, capacity = rows.start[payer], rows.capacity[payer]
+    sent = rows.probability[_slot(rows.payee, start, capacity, company)]
+    for entry in range(payees.size):
+        payee = payees[entry]
+        if payee == payer:  # money that comes straight back is the pivot's business, not an entry
             continue
-        if start + length == end:
-            fresh = scratch.used[_ROWS]
-            rows.payee[fresh : fresh + length] = rows.payee[start : start + length]
-            rows.probability[fresh : fresh + length] = rows.probability[start : start + length]
-            rows.start[payer] = start = fresh
-            rows.capacity[payer] = length + max(length // 2, payees.size) + 4
-            end = start + rows.capacity[payer]
-            scratch.used[_ROWS] += rows.capacity[payer]
-        rows.payee[start + length] = payee
-        rows.probability[start + length] = sent * scratch.onward[payee]
-        length += 1
+        slot = _slot(rows.payee, start, capacity, payee)
+        if rows.payee[slot] == payee:
+            rows.probability[slot] += sent * scratch.onward[entry]
+            continue
+        if _is_full(rows.filled[payer] + 1, capacity):
+            capacity = _slots_for(rows.length[payer] + max(rows.length[payer] // 4, payees.size - entry))
+            start = scratch.used[_ROWS]
+            scratch.used[_ROWS] += capacity
+            _move_row(payer, start, capacity, rows, scratch.present, rows.payee, rows.probability)
+            slot = _slot(rows.payee, start, capacity, payee)
+        rows.payee[slot] = payee
+        rows.probability[slot] = sent * scratch.onward[entry]
+        rows.length[payer] += 1
+        rows.filled[payer] += 1
         columns.present[payee] += 1
         _append_payer(payee, payer, coming, columns, scratch)
-    rows.length[payer] = length
     return sent
 
 
 @njit(cache=True)
-def _steps_and_room(payees, payers, rows, columns):  # type: ignore[no-untyped-def]
-    """Return the list steps that eliminating a company takes, and the most room that its payers' rows and payees' columns can ask for."""
-    steps = 2 * payees.size * payers.size
+def _is_full(filled, capacity):  # type: ignore[no-untyped-def]
+    """Say whether a table of `capacity` slots is too full, with `filled` of them taken, to be searched quickly."""
+    return 4 * filled > 3 * capacity
+
+
+@njit(cache=True)
+def _slots_for(length):  # type: ignore[no-untyped-def]
+    """Return the capacity of a fresh table for `length` payees."""
+    return length + length // 2 + 4
+
+
+@njit(cache=True)
+def _room(payees, payers, rows, columns):  # type: ignore[no-untyped-def]
+    """Return the most room that the payers' rows and the payees' columns can ask for when a company is eliminated."""
     row_room = column_room = 0
     for payer in payers:
-        longest = rows.length[payer] + payees.size
-        steps += longest
-        if longest > rows.capacity[payer]:
-            row_room += 2 * longest + 4
+        if _is_full(rows.filled[payer] + payees.size, rows.capacity[payer]):
+            row_room += 2 * (rows.length[payer] + payees.size) + 4
     for payee in payees:
         longest = columns.length[payee] + payers.size
         if longest > columns.capacity[payee]:
             column_room += 2 * longest + 4
-    return steps, row_room, column_room
+    return row_room, column_room
 
 
 @njit(cache=True)
 def _eliminate_one(company, payees, payers, rows, columns, eliminated, scratch):  # type: ignore[no-untyped-def]
     """Eliminate a company: store its lists, hand its money on, and queue the neighbours that became cheaper."""
-    start = rows.start[company]
-    pivot = scratch.leak[company]
-    for entry in range(start, start + payees.size):
-        pivot += rows.probability[entry]
     order, onward, share = scratch.used[_ELIMINATED], scratch.used[_ONWARD], scratch.used[_SHARE]
+    pivot = scratch.leak[company]
+    for entry in range(payees.size):
+        slot = _slot(rows.payee, rows.start[company], rows.capacity[company], payees[entry])
+        scratch.onward[entry] = rows.probability[slot]
+        pivot += scratch.onward[entry]
     eliminated.company[order] = company
     eliminated.pivot[order] = pivot
     for entry in range(payees.size):
-        payee = payees[entry]
-        scratch.onward[payee] = rows.probability[start + entry] / pivot
-        eliminated.payee[onward + entry] = payee
-        eliminated.onward[onward + entry] = scratch.onward[payee]
-        columns.present[payee] -= 1
+        scratch.onward[entry] /= pivot
+        eliminated.payee[onward + entry] = payees[entry]
+        eliminated.onward[onward + entry] = scratch.onward[entry]
+        columns.present[payees[entry]] -= 1
     scratch.present[company] = False
     for entry in range(payers.size):
         payer = payers[entry]
@@ -253,15 +282,12 @@ def _eliminate_one(company, payees, payers, rows, columns, eliminated, scratch):
         eliminated.payer[share + entry] = payer
         eliminated.share[share + entry] = sent / pivot
     for payee in payees:
-        scratch.onward[payee] = 0.0
         _queue(payee, rows, columns, scratch)
     for payer in payers:
         _queue(payer, rows, columns, scratch)
     scratch.used[_ELIMINATED] = order + 1
-    scratch.used[_ONWARD] = onward + payees.size
-    scratch.used[_SHARE] = share + payers.size
-    eliminated.payee_start[order + 1] = scratch.used[_ONWARD]
-    eliminated.payer_start[order + 1] = scratch.used[_SHARE]
+    scratch.used[_ONWARD] = eliminated.payee_start[order + 1] = onward + payees.size
+    scratch.used[_SHARE] = eliminated.payer_start[order + 1] = share + payers.size
 
 
 @njit(cache=True)
@@ -273,20 +299,23 @@ def _eliminate(rows, columns, eliminated, scratch, core_limit):  # type: ignore[
         company = _cheapest(rows, columns, scratch)
         if company < 0:
             return _FINISHED
-        payer_count = 0
-        for entry in range(columns.start[company], columns.start[company] + columns.length[company]):
-            if scratch.present[columns.payer[entry]]:
-                payers[payer_count] = columns.payer[entry]
-                payer_count += 1
-        payee_count = rows.length[company]
-        for entry in range(payee_count):
-            payees[entry] = rows.payee[rows.start[company] + entry]
-        steps, row_room, column_room = _steps_and_room(payees[:payee_count], payers[:payer_count], rows, columns)
+        steps = float(rows.length[company] * columns.present[company])
         # One company more in a core of `left` costs 6 left^2 flops, the derivative of 2 left^3. A company that is too dear for a core of the
         # size allowed shows, long before the lists explode, that the core would become larger.
         left = float(min(scratch.present.size - scratch.used[_ELIMINATED], core_limit))
         if steps * _FLOPS_PER_STEP > 6.0 * left * left:
             return _FINISHED
+        payer_count = 0
+        for entry in range(columns.start[company], columns.start[company] + columns.length[company]):
+            if scratch.present[columns.payer[entry]]:
+                payers[payer_count] = columns.payer[entry]
+                payer_count += 1
+        payee_count = 0
+        for entry in range(rows.start[company], rows.start[company] + rows.capacity[company]):
+            if rows.payee[entry] >= 0 and scratch.present[rows.payee[entry]]:
+                payees[payee_count] = rows.payee[entry]
+                payee_count += 1
+        row_room, column_room = _room(payees[:payee_count], payers[:payer_count], rows, columns)
         scratch.needed[_ROWS], scratch.needed[_COLUMNS] = row_room, column_room
         scratch.needed[_ONWARD], scratch.needed[_SHARE] = payee_count, payer_count
         scratch.needed[_HEAP] = payee_count + payer_count
@@ -302,23 +331,44 @@ def _eliminate(rows, columns, eliminated, scratch, core_limit):  # type: ignore[
 
 
 @njit(cache=True)
-def _repack(start, length, capacity, present, ids, values, fresh_ids, fresh_values):  # type: ignore[no-untyped-def]
-    """Copy the lists of present companies, without eliminated neighbours, into fresh pools; return what they take there."""
+def _fill_rows(offsets, payee, probability, rows):  # type: ignore[no-untyped-def]
+    """Write a chain's flows into empty tables."""
+    for company in range(offsets.size - 1):
+        for flow in range(offsets[company], offsets[company + 1]):
+            slot = _slot(rows.payee, rows.start[company], rows.capacity[company], payee[flow])
+            rows.payee[slot] = payee[flow]
+            rows.probability[slot] = probability[flow]
+
+
+@njit(cache=True)
+def _repack_rows(rows, present, payees, probabilities):  # type: ignore[no-untyped-def]
+    """Move the tables of present companies into fresh pools; return the slots taken there."""
     used = 0
-    for company in range(start.size):
+    for company in range(present.size):
+        if present[company]:
+            length = rows.length[company]
+            capacity = _slots_for(length + length // 4)
+            _move_row(company, used, capacity, rows, present, payees, probabilities)
+            used += capacity
+    return used
+
+
+@njit(cache=True)
+def _repack_columns(columns, present, payers):  # type: ignore[no-untyped-def]
+    """Move the columns of present companies, without eliminated payers, into a fresh pool; return the entries taken there."""
+    used = 0
+    for company in range(present.size):
         if not present[company]:
             continue
         kept = used
-        for entry in range(start[company], start[company] + length[company]):
-            if present[ids[entry]]:
-                fresh_ids[kept] = ids[entry]
-                if fresh_values.size:
-                    fresh_values[kept] = values[entry]
+        for entry in range(columns.start[company], columns.start[company] + columns.length[company]):
+            if present[columns.payer[entry]]:
+                payers[kept] = columns.payer[entry]
                 kept += 1
-        start[company] = used
-        length[company] = kept - used
-        capacity[company] = length[company] + length[company] // 4 + 4
-        used += capacity[company]
+        columns.start[company] = used
+        columns.length[company] = kept - used
+        columns.capacity[company] = columns.length[company] + columns.length[company] // 4 + 4
+        used += columns.capacity[company]
     return used
 
 
@@ -327,8 +377,10 @@ def _fill_core(rows, core, place, chain):  # type: ignore[no-untyped-def]
     """Write the rows of the companies left into the dense chain."""
     for row in range(core.size):
         start = rows.start[core[row]]
-        for entry in range(start, start + rows.length[core[row]]):
-            chain[row, place[rows.payee[entry]]] = rows.probability[entry]
+        for entry in range(start, start + rows.capacity[core[row]]):
+            payee = rows.payee[entry]
+            if payee >= 0 and place[payee] >= 0:
+                chain[row, place[payee]] = rows.probability[entry]
 
 
 @njit(cache=True)
@@ -523,7 +575,12 @@ def _lists(offsets: Positions, payee: Ids, probability: Floats, leak: Floats) ->
     payer = np.repeat(np.arange(companies, dtype=np.int32), np.diff(offsets))
     incoming = np.bincount(payee, minlength=companies).astype(np.int64)
     outgoing = np.diff(offsets)
-    rows = Rows(offsets[:-1].copy(), outgoing.copy(), outgoing.copy(), payee.astype(np.int32), probability.copy())
+    capacity = outgoing + outgoing // 2 + 4
+    rows = Rows(
+        np.cumsum(capacity) - capacity, outgoing.copy(), outgoing.copy(), capacity,
+        np.full(capacity.sum(), -1, np.int32), np.zeros(capacity.sum()),
+    )  # fmt: skip
+    _fill_rows(offsets, payee, probability, rows)
     by_payee = payer[np.argsort(payee, kind="stable")]
     columns = Columns(np.cumsum(incoming) - incoming, incoming.copy(), incoming.copy(), incoming.copy(), by_payee)
     starts = np.zeros(companies + 1, np.int64)
@@ -532,11 +589,11 @@ def _lists(offsets: Positions, payee: Ids, probability: Floats, leak: Floats) ->
         starts, np.empty(flows, np.int32), np.empty(flows), starts.copy(), np.empty(flows, np.int32), np.empty(flows),
     )  # fmt: skip
     queued = outgoing * incoming * companies + np.arange(companies)
-    used = np.zeros(7, np.int64)
-    used[_ROWS] = used[_COLUMNS] = flows
+    used = np.zeros(6, np.int64)
+    used[_ROWS], used[_COLUMNS] = rows.payee.size, flows
     used[_HEAP] = companies
     scratch = Scratch(
-        leak.copy(), np.zeros(companies), np.zeros(companies, np.int32), np.ones(companies, np.bool_),
+        leak.copy(), np.zeros(companies), np.ones(companies, np.bool_),
         queued, np.sort(queued), used, np.zeros(5, np.int64),
     )  # fmt: skip
     return rows, columns, eliminated, scratch
@@ -546,14 +603,13 @@ def _with_room(rows: Rows, columns: Columns, eliminated: Eliminated, scratch: Sc
     """Return the lists with room for the next company in each pool that is too small for it."""
     present, used, needed = scratch.present, scratch.used, scratch.needed
     if used[_ROWS] + needed[_ROWS] > rows.payee.size:
-        size = _roomy(rows.length[present], int(needed[_ROWS]))
+        size = _roomy(rows.length[present] * 2, int(needed[_ROWS]))
         ids, values = np.empty(size, np.int32), np.empty(size)
-        used[_ROWS] = _repack(rows.start, rows.length, rows.capacity, present, rows.payee, rows.probability, ids, values)
+        used[_ROWS] = _repack_rows(rows, present, ids, values)
         rows = rows._replace(payee=ids, probability=values)
     if used[_COLUMNS] + needed[_COLUMNS] > columns.payer.size:
-        size = _roomy(columns.present[present], int(needed[_COLUMNS]))
-        ids, values = np.empty(size, np.int32), np.empty(0)
-        used[_COLUMNS] = _repack(columns.start, columns.length, columns.capacity, present, columns.payer, values, ids, values)
+        ids = np.empty(_roomy(columns.present[present], int(needed[_COLUMNS])), np.int32)
+        used[_COLUMNS] = _repack_columns(columns, present, ids)
         columns = columns._replace(payer=ids)
     eliminated = eliminated._replace(
         payee=_grown(eliminated.payee, used[_ONWARD], needed[_ONWARD]),

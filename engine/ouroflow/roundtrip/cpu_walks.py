@@ -407,14 +407,15 @@ def _draw_starts(
             starts[place] = _uniform_below(bound, bits, sample.seed, walk, _ZERO)
     share, rest = money // walks, money % walks
     base, over = begin + first * share + first * rest // walks, first * rest % walks
-    inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // np.uint64(walks)
+    divisor = np.uint64(walks)
+    inverse = np.uint64(0xFFFFFFFFFFFFFFFF) // divisor
     for place in range(last - first):
-        # (over + drawn) // walks by its rounded inverse, at most 2 too small.
-        numerator = over + starts[place]
-        quotient = np.int64(_multiply_high(np.uint64(numerator), inverse))
-        quotient += np.int64(numerator - quotient * walks >= walks)
-        quotient += np.int64(numerator - quotient * walks >= walks)
-        starts[place] = base + quotient
+        # (over + drawn) // walks by its rounded inverse, at most 2 too small; the sum may pass int64, but not uint64.
+        numerator = np.uint64(over) + np.uint64(starts[place])
+        quotient = _multiply_high(numerator, inverse)
+        quotient += np.uint64(numerator - quotient * divisor >= divisor)
+        quotient += np.uint64(numerator - quotient * divisor >= divisor)
+        starts[place] = base + np.int64(quotient)
         base, over = base + share, over + rest
         carry = np.int64(over >= walks)
         base, over = base + carry, over - carry * walks
@@ -477,11 +478,11 @@ def _walk_plain(first: int, last: int, sample: _Sample, laid: _Laid, payers: Ids
                 steps += 1
                 bound = np.uint64(laid.throughflow[company])
                 drawn = _uniform_below(bound, bits, sample.seed, walk, np.uint64(step))
-                position = laid.company_before[company] + drawn
-                if position >= laid.company_before[company + 1]:
+                before = laid.company_before[company]
+                if drawn >= laid.company_before[company + 1] - before:
                     outcome = LEAKED
                     break
-                company = np.int64(laid.payee[_flow_at(position, company, laid)])
+                company = np.int64(laid.payee[_flow_at(before + drawn, company, laid)])
                 if company == payer:
                     outcome = RETURNED
                     break
@@ -1021,7 +1022,8 @@ class SampledReturns:
     ----------
     companies : int64 array of shape (companies,)
     value, low, high : float64 arrays of shape (companies,)
-        C_i / out_i and its interval, which holds at the asked confidence for each company alone. 0 where nothing is paid.
+        C_i / out_i (0 where nothing is paid) and its interval, which holds at the asked confidence for each company
+        alone.
     walks : int64 array of shape (companies,)
         Walks of the sample that was used.
     """
@@ -1062,8 +1064,8 @@ def walk_companies(
 
     Notes
     -----
-    Pilot, sample and repetitions as in `walk_returns`. A fraction near 0 or 1 takes a few thousand walks at a tolerance of
-    1e-3, one near 1/2 takes 1.7 million: there `push_returns` is faster.
+    Pilot, sample and repetitions as in `walk_returns`. A fraction near 0 or 1 takes a few thousand walks at a
+    tolerance of 1e-3, one near 1/2 takes 1.7 million: there `push_returns` is faster.
 
     Memory: that of `MoneyLayout` and `AliasTable`, and 5 bytes per walk of as many companies as there are threads.
     """
@@ -1113,7 +1115,7 @@ def _walk_each(
     hops: int | None,
     threads: int | None,
 ) -> Int64s:
-    """Walk a sample from each company; return hits, unfinished walks and steps, an int64 array of shape (companies, 3)."""
+    """Walk a sample from each company; return hits, unfinished walks and steps: int64, shape (companies, 3)."""
     bases = walk_base + np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     counts = np.zeros((len(companies), 3), np.int64)
 
