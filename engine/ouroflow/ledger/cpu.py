@@ -219,6 +219,7 @@ class _Reading:
         self.rejected: list[pa.Table] = []
         self.rounding = Fraction(0)
         self.currencies: Counter[str] = Counter()
+        self.not_selected: Counter[str] = Counter()
         self.time_unit: str | None = None
         self.inputs: list[schema.InputFile] = []
         self.file_offsets = [0]
@@ -268,7 +269,10 @@ class _Reading:
         size = batch.num_rows
         codes = _Faults(size)
         if self.statuses is not None:
-            codes.mark(~_is_one_of(values["status"], self.statuses), schema.NOT_SELECTED)
+            other = ~_is_one_of(values["status"], self.statuses)
+            codes.mark(other, schema.NOT_SELECTED)
+            for entry in _text_of(values["status"]).filter(pa.array(other)).value_counts().to_pylist():
+                self.not_selected["(none)" if entry["values"] is None else entry["values"]] += entry["counts"]
         for role, code in (("payer", schema.MISSING_PAYER), ("payee", schema.MISSING_PAYEE)):
             missing = _missing(values[role])
             if missing is not None:
@@ -481,6 +485,7 @@ class _Reading:
             outflow=outflow,
             self_amount=self_amount,
             totals_by_status=_totals(status, amount),
+            not_selected=dict(self.not_selected.most_common()),
             currency=next(iter(self.currencies), None) if self.tables.rates is None else None,
             rounding=self.rounding,
             rejected=pa.concat_tables(self.rejected).sort_by([("file", "ascending"), ("row", "ascending")])

@@ -163,6 +163,8 @@ class Ledger:
         Sum of the payments to oneself, minor units.
     totals_by_status : dict of str to int
         Sum of the used payments of each status, minor units.
+    not_selected : dict of str to int
+        Number of rows of each status that was not chosen.
     currency : str or None
         Of the amounts, where the input names one.
     rounding : Fraction
@@ -202,6 +204,7 @@ class Ledger:
     outflow: npt.NDArray[np.int64] | None = None
     self_amount: int = 0
     totals_by_status: dict[str, int] = field(default_factory=dict)
+    not_selected: dict[str, int] = field(default_factory=dict)
     currency: str | None = None
     rounding: Fraction = Fraction(0)
     rejected: pa.Table | None = None

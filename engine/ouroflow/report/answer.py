@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ouroflow.certified import Certified
+from ouroflow.ledger import schema
 from ouroflow.report.tables import identities
 from ouroflow.report.text import money, percent, percent_interval, printable
 
@@ -27,7 +28,8 @@ ROWS = 15
 
 def print_answer(analysis: Analysis, out: str | None) -> None:
     """Print the answer to stdout."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 140
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, width=width)
     _print_input(console, analysis)
     if analysis.roundtrip is not None:
         _print_returns(console, analysis, analysis.roundtrip)
@@ -44,10 +46,15 @@ def _print_input(console: Console, analysis: Analysis) -> None:
         f"{printable(analysis.name)}: {rows.read:,} rows; {rows.used:,} payments between {graph.companies:,} companies, "
         f"{graph.flows:,} flows, {money(graph.total, settings.decimals)} {settings.unit}".rstrip()
     )
+    by_status = ", ".join(f"{count:,} {printable(status)}" for status, count in analysis.ledger.not_selected.items())
     left_out = {"to oneself": rows.self_payments, **rows.rejected}
-    named = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items() if count)
+    named = [
+        f"{count:,} {reason}" + (f" ({by_status})" if reason == schema.REASONS[schema.NOT_SELECTED] else "")
+        for reason, count in left_out.items()
+        if count
+    ]
     if named:
-        console.print(f"  left out: {named}")
+        console.print("  left out: " + ", ".join(named))
     totals = analysis.ledger.totals_by_status
     if totals and graph.total:
         parts = sorted(totals.items(), key=lambda item: -item[1])

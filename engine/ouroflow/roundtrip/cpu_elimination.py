@@ -32,7 +32,7 @@ Floats = npt.NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
 
 # One step over a list entry costs as much as this many of the core's floating point operations (measured, 2 cores with AVX-512).
-_FLOPS_PER_STEP = 60.0
+_FLOPS_PER_STEP = 150.0
 _FINISHED, _NEEDS_ROOM = 0, 1
 _ROWS, _COLUMNS, _ONWARD, _SHARE, _HEAP, _ELIMINATED = range(6)  # what `used` counts
 

@@ -201,7 +201,7 @@ def _sum_stay(
     for place in range(len(payer)):
         paid[payer[place]] += amount[flow[place]]
     for row in range(len(member)):
-        stay[row] = paid[row] / throughflow[member[row]]
+        stay[row] = paid[row] / max(throughflow[member[row]], 1)
     for row in range(len(member)):
         for place in range(offsets[row], offsets[row + 1]):
             stay_twice[payer[place]] += share[place] * stay[row]
