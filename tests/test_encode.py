@@ -224,6 +224,20 @@ def test_names_taken_early_do_not_change_when_more_follow() -> None:
     assert identities.names()[:4].to_pylist() == before
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()])
+def test_names_that_may_be_blank_are_noticed(kind: pa.DataType) -> None:
+    for code in range(0x11000):
+        character = chr(code)
+        if character.isspace():
+            assert encode.any_blank_start(pa.array(["a", character + "x"], kind)), hex(code)
+    fine = ["㈜한국", "한국", "삼성", "éa", "\u200bzero width", "x ", "\u3001", "\u2013 dash", "ⓒ", "\u1681"]
+    assert not encode.any_blank_start(pa.array(fine, kind))
+    assert encode.any_blank_start(pa.array([*fine, ""], kind))
+    assert encode.any_blank_start(pa.array([" ", "a"], kind))
+    assert not encode.any_blank_start(pa.array([" ", "a"], kind)[1:])
+    assert not encode.any_blank_start(pa.array([], kind))
+
+
 def test_prefetch_keeps_the_order_and_hands_on_errors() -> None:
     def source() -> Iterator[int]:
         yield from range(20)

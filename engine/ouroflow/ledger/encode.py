@@ -137,6 +137,31 @@ def _locate(column: Any, row: int) -> Any:
     return _signed64(column.addresses) + begin, end - begin
 
 
+@numba.njit(cache=True, nogil=True)
+def _any_blank_start(column: Any, rows: int) -> bool:
+    """Tell whether any value is empty, unsound, or begins with white space in UTF-8."""
+    for row in range(rows):
+        address, length = _locate(column, row)
+        if length <= 0 or load8(address) <= 0x20:
+            return True
+        first = load8(address)
+        if first == 0xC2 and length >= 2:
+            second = load8(address + 1)
+            if second == 0x85 or second == 0xA0:  # next line, no-break space
+                return True
+        elif 0xE1 <= first <= 0xE3 and length >= 3:
+            pair = (load8(address + 1) << np.uint64(8)) | load8(address + 2)
+            if first == 0xE1 and pair == 0x9A80:  # ogham space
+                return True
+            if first == 0xE2 and (0x8080 <= pair <= 0x808A or pair == 0x80A8 or pair == 0x80A9):  # en quad to line end
+                return True
+            if first == 0xE2 and (pair == 0x80AF or pair == 0x819F):  # narrow no-break and mathematical space
+                return True
+            if first == 0xE3 and pair == 0x8080:  # ideographic space
+                return True
+    return False
+
+
 @numba.njit(cache=True)
 def _mix(first: Any, second: Any, length: int) -> Any:
     """Mix two words and a length into 64 well spread bits."""
@@ -501,6 +526,23 @@ class Identities:
                 larger = np.full((2 * len(self._table), 3), EMPTY, dtype=np.int64)
                 _move(self._table, larger, self._hash_mask)
                 self._table = larger
+
+
+def any_blank_start(column: pa.Array) -> bool:
+    """Tell whether any text is empty or begins with white space, so that it may be blank.
+
+    A scan of first bytes in place, for the question that is nearly always answered with no; True also where the buffers
+    contradict themselves.
+
+    Parameters
+    ----------
+    column : pyarrow.Array
+        string, large_string or string_view, without nulls.
+    """
+    if not len(column):
+        return False
+    described, _data = _describe(column)
+    return bool(_any_blank_start(described, len(column)))
 
 
 def prefetch(source: Iterable[T], depth: int = 4) -> Iterator[T]:

@@ -54,8 +54,8 @@ class Minor:
     reason : uint8 array of shape (rows,) or None
         Codes of `ouroflow.ledger.schema`; 0 for a row that is fine. None: every row is.
     rounding : Fraction
-        Sum of `values` minus the sum as written, over the rows that are fine, in minor units. Exact. A float counts as its
-        shortest decimal where that is a whole number of minor units, else as the binary number it is.
+        Sum of `values` minus the sum as written, over the rows that are fine, in minor units. Exact. A float counts as
+        its shortest decimal where that is a whole number of minor units, else as the binary number it is.
     """
 
     values: Int64s
@@ -119,41 +119,40 @@ def apply_rates(
     Returns
     -------
     Minor
-        With MISSING_CURRENCY, NO_RATE and TOO_LARGE for the rows that cannot be converted; a row with several faults has the
-        lowest code. `rounding` stays where every rate in use is 1, and else is 0: differences in several currencies have no
-        sum.
+        With MISSING_CURRENCY, NO_RATE and TOO_LARGE for the rows that cannot be converted; a row with several faults has
+        the lowest code. `rounding` stays where every rate in use is 1, and else is 0: differences in several currencies
+        have no sum.
 
     Raises
     ------
     InputError
         If a rate in use depends on the date and there is no time.
     """
-    from ouroflow.ledger.tables import plain_currency
-
     if isinstance(currency, pa.ChunkedArray):
         currency = currency.combine_chunks()
     if not pa.types.is_dictionary(currency.type):
         currency = currency.dictionary_encode()
-    code = pc.fill_null(currency.indices, -1).to_numpy(zero_copy_only=False)
+    names = [plain_currency(name) for name in currency.dictionary.to_pylist()]
+    priced = list(rates.table)
+    number = {name: place for place, name in enumerate(priced)} | {"": -2}
+    # One more name, at position -1, for the nulls.
+    number_of = np.array([number.get(name, -1) for name in [*names, ""]], dtype=np.int64)
+    code = number_of[pc.fill_null(currency.indices, -1).to_numpy(zero_copy_only=False)]
     reason = np.zeros(len(code), dtype=np.uint8) if minor.reason is None else minor.reason.copy()
     values = minor.values.copy()
     converted = False
-    _lower(reason, np.flatnonzero(code < 0), MISSING_CURRENCY)
-    for position, name in enumerate(currency.dictionary.to_pylist()):
-        rows = np.flatnonzero(code == position)
-        name = plain_currency(name)
-        if not name:
-            _lower(reason, rows, MISSING_CURRENCY)
-            continue
-        starts, steps = rates.of(name)
+    _lower(reason, np.flatnonzero(code == -2), MISSING_CURRENCY)
+    _lower(reason, np.flatnonzero(code == -1), NO_RATE)
+    for place in np.unique(code[code >= 0]):
+        rows = np.flatnonzero(code == place)
+        starts, steps = rates.table[priced[place]]
         if time_ns is None and len(steps) > 1:
             raise InputError(
-                f"{rates.where} has rates of {name} by date, but the payments have no time: name its column (--time COLUMN) "
-                "or give one rate for each currency, without date"
+                f"{rates.where} has rates of {priced[place]} by date, but the payments have no time: name its column "
+                "(--time COLUMN) or give one rate for each currency, without date"
             )
-        if time_ns is None:
-            period = np.zeros(len(rows), dtype=np.int64) if steps else np.full(len(rows), -1, dtype=np.int64)
-        else:
+        period = np.zeros(len(rows), dtype=np.int64)
+        if time_ns is not None:
             period = np.searchsorted(starts, time_ns[rows], side="right") - 1
         _lower(reason, rows[period < 0], NO_RATE)
         for step, rate in enumerate(steps):
@@ -164,6 +163,11 @@ def apply_rates(
                 _lower(reason, chosen[too_large], TOO_LARGE)
     values[reason != USED] = 0
     return Minor(values, reason if reason.any() else None, Fraction(0) if converted else minor.rounding)
+
+
+def plain_currency(name: object) -> str:
+    """Return the name of a currency as it is looked up: upper case, without blanks around; "" for None."""
+    return "" if name is None else str(name).strip().upper()
 
 
 def exact_sum(values: Int64s) -> int:
@@ -182,11 +186,11 @@ def _found(values: Int64s, too_large: npt.NDArray[np.bool_], rounding: Fraction)
     return Minor(values, reason, rounding)
 
 
-# --- integers and decimals ----------------------------------------------------------------------------------------------
+# --- integers and decimals --------------------------------------------------------------------------------------------
 
 
 def _times(values: Int64s, rate: Fraction) -> tuple[Int64s, npt.NDArray[np.bool_], Fraction]:
-    """Multiply by a positive rate, half-even. Return the products, where they pass int64 (0 there), and the rounding."""
+    """Multiply by a positive rate, half-even; return products, where they pass int64 (0 there), and the rounding."""
     top, bottom = rate.numerator, rate.denominator
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
     largest = max(-low, high)
@@ -248,7 +252,8 @@ def _from_decimals(column: pa.Array, decimals: int) -> Minor:
     buffer = column.buffers()[1]
     if buffer is None or not len(column):
         return Minor(np.zeros(len(column), dtype=np.int64), None, Fraction(0))
-    words = np.frombuffer(buffer, dtype="<i8", count=(column.offset + len(column)) * size).reshape(-1, size)[column.offset :]
+    words = np.frombuffer(buffer, dtype="<i8", count=(column.offset + len(column)) * size)
+    words = words.reshape(-1, size)[column.offset :]
     values = words[:, 0].copy()
     narrow = (words[:, 1:] == (values >> 63)[:, None]).all(axis=1)
     if column.null_count:
@@ -265,7 +270,7 @@ def _from_decimals(column: pa.Array, decimals: int) -> Minor:
     return _found(values, too_large, rounding + more)
 
 
-# --- floats -------------------------------------------------------------------------------------------------------------
+# --- floats -----------------------------------------------------------------------------------------------------------
 
 
 def _as_doubles(column: pa.Array) -> Float64s:
@@ -282,7 +287,8 @@ def _from_floats(numbers: Float64s, decimals: int) -> Minor:
     """Round the shortest decimal of each number, which is what was written.
 
     If whole minor units divided by 10**decimals give the number back, they are its shortest decimal: that holds for all
-    amounts of up to 15 digits that were written with no more than `decimals` places. Only the others are looked at again.
+    amounts of up to 15 digits that were written with no more than `decimals` places. Only the others are looked at
+    again.
     """
     scale = 10.0**decimals
     values = np.empty(len(numbers), dtype=np.int64)
@@ -335,7 +341,7 @@ def _exact_float_sum(numbers: Float64s) -> Fraction:
     return total
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def _from_text(column: pa.Array, decimals: int) -> Minor:
@@ -401,7 +407,7 @@ def _parse(
 ) -> None:
     """Read plain numbers of up to 18 digits; every other text becomes _REDO.
 
-    `lost[k]` sums what rounding off k places adds, in units of 10**-k, as (billions, rest), so that no sum can overflow.
+    `lost[k]` sums what rounding off k places adds, in units of 10**-k, as (billions, rest), so that no sum overflows.
     """
     for row in range(len(values)):
         at = starts[row]

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ouroflow.errors import InputError, UsageError
-from ouroflow.ledger.money import to_minor
+from ouroflow.ledger.money import plain_currency, to_minor
 from ouroflow.ledger.schema import ADVICE, NOT_A_NUMBER, REASONS, TOO_LARGE
 from ouroflow.ledger.times import to_times
 
@@ -27,7 +27,7 @@ Int64s = npt.NDArray[np.int64]
 _ALWAYS = np.iinfo(np.int64).min  # a rate without date holds from the beginning
 
 
-# --- one reader for all of them -----------------------------------------------------------------------------------------
+# --- one reader for all of them ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,18 @@ def _from_csv(text: str, path: str, what: str) -> tuple[list[str], list[Any]]:
     header = text.lstrip("\r\n").partition("\n")[0]
     delimiter = max(",;\t|", key=header.count)
     try:
-        lines = [line for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if any(map(str.strip, line))]
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
     except csv.Error as error:
         raise InputError(f"{path} cannot be read as CSV: {error}") from error
+    lines = [line for line in lines if any(map(str.strip, line))]
     if not lines:
         raise InputError(f"{path} is empty: fill in {what}, or leave it out")
     names, cells = lines[0], lines[1:]
     for row, line in enumerate(cells):
         if len(line) != len(names):
             raise InputError(
-                f"{path}, row {row + 1} has {len(line)} fields, the header {len(names)}: quote a value that holds {delimiter!r}"
+                f"{path}, row {row + 1} has {len(line)} fields, the header {len(names)}: quote a value that holds "
+                f"{delimiter!r}"
             )
     columns = [pa.array([line[place] for line in cells], pa.string()) for place in range(len(names))]
     return names, columns
@@ -166,12 +168,7 @@ def _array(column: Any) -> pa.Array:
         return pa.array([None if value is None else str(value) for value in column], pa.string())
 
 
-# --- rates --------------------------------------------------------------------------------------------------------------
-
-
-def plain_currency(name: object) -> str:
-    """Return the name of a currency as it is looked up: upper case, without blanks around; "" for None."""
-    return "" if name is None else str(name).strip().upper()
+# --- rates ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,8 +180,8 @@ class Rates:
     where : str
         For messages.
     result : str or None
-        The currency whose rate is always 1, if there is exactly one. The table need not name it, as long as no payment is
-        made in it.
+        The currency whose rate is always 1, if there is exactly one. The table need not name it, as long as no payment
+        is made in it.
     table : dict of str to (int64 array, list of Fraction)
         Nanoseconds since 1970 UTC from which each rate holds, ascending, and the rates.
     """
@@ -210,14 +207,15 @@ def read_rates(source: object) -> Rates:
     Parameters
     ----------
     source : path, frame or mapping of columns
-        CSV or Parquet; pandas, Polars or Arrow. A rate is units of the result currency per unit of `currency`, read exactly
-        (a float as its shortest decimal). A rate holds from its date on until the next one; without date, from the beginning.
+        CSV or Parquet; pandas, Polars or Arrow. A rate is units of the result currency per unit of `currency`, read
+        exactly (a float as its shortest decimal). It holds from its date on until the next one; without date, from the
+        beginning.
 
     Raises
     ------
     InputError
-        If the table cannot be read, a rate is missing or not positive, a date cannot be read, or a currency has two rates at
-        the same date.
+        If the table cannot be read, a rate is missing or not positive, a date cannot be read, or a currency has two
+        rates at the same date.
     """
     table = _read(source, "the rates", ("currency", "rate"), ("date",))
     starts = _dates(table)
@@ -247,8 +245,8 @@ def _rate(text: str, at: str, currency: str) -> Fraction:
         rate = Decimal("NaN")
     if not rate.is_finite() or rate <= 0 or abs(rate.adjusted()) > 100:
         raise InputError(
-            f"{at}: the rate of {currency} is {text!r}, and must be a positive number such as 0.92, in units of the result "
-            f"currency per {currency}"
+            f"{at}: the rate of {currency} is {text!r}, and must be a positive number such as 0.92, in units of the "
+            f"result currency per {currency}"
         )
     return Fraction(rate)
 
@@ -270,7 +268,7 @@ def _day(time_ns: int) -> str:
     return str(np.datetime64(time_ns, "ns").astype("M8[D]" if time_ns % 86_400_000_000_000 == 0 else "M8[s]"))
 
 
-# --- entities -----------------------------------------------------------------------------------------------------------
+# --- entities ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -355,7 +353,8 @@ def read_entities(source: object) -> Entities:
             )
         parent[company] = above
         row_of.setdefault(company, row)
-    return Entities(table.where, {company: top for company, top in _tops(parent, table, row_of).items() if top != company})
+    tops = _tops(parent, table, row_of)
+    return Entities(table.where, {company: top for company, top in tops.items() if top != company})
 
 
 def _tops(parent: dict[str, str], table: _SmallTable, row_of: dict[str, int]) -> dict[str, str]:
@@ -368,7 +367,8 @@ def _tops(parent: dict[str, str], table: _SmallTable, row_of: dict[str, int]) ->
             if at in chain:
                 ring = list(chain)[list(chain).index(at) :]
                 raise InputError(
-                    f"{table.at(row_of[at])}: the parents form a cycle: {' -> '.join([*ring, at])}. Remove one of these rows"
+                    f"{table.at(row_of[at])}: the parents form a cycle: {' -> '.join([*ring, at])}. Remove one of these "
+                    "rows"
                 )
             chain[at] = None
             at = parent[at]
@@ -393,7 +393,7 @@ def _as_integers(names: pa.Array, kind: pa.DataType) -> pa.Array:
     return numbers if numbers.cast(names.type).equals(names) else names
 
 
-# --- boundary -----------------------------------------------------------------------------------------------------------
+# --- boundary ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -434,7 +434,7 @@ class Boundary:
         Raises
         ------
         InputError
-            If flows that come together in one parent pass int64.
+            If the sum of the inflows or of the outflows passes int64.
         """
         text = _names_as_text(names)
         top = entities.top if entities is not None else {}
@@ -444,7 +444,7 @@ class Boundary:
         aligned = []
         for flow in (self.inflow, self.outflow):
             if sum(map(int, flow)) >= 2**63:
-                raise InputError(f"{self.where}: the flows sum to more than 64-bit integers hold: lower decimals (--decimals)")
+                raise InputError(f"{self.where}: the sum of the flows passes 64-bit integers: lower decimals (--decimals)")
             total = np.zeros(len(text), dtype=np.int64)
             np.add.at(total, place[known], flow[known])
             aligned.append(total)
@@ -476,7 +476,9 @@ def read_boundary(source: object, decimals: int) -> Boundary:
         if not company:
             raise InputError(f"{table.at(row)} names no company")
         if company in row_of:
-            raise InputError(f"{table.at(row)}: company {company!r} is already in row {row_of[company] + 1}: add the two up")
+            raise InputError(
+                f"{table.at(row)}: company {company!r} is already in row {row_of[company] + 1}: add the two up"
+            )
         row_of[company] = row
     return Boundary(table.where, companies, _flow(table, "inflow", decimals), _flow(table, "outflow", decimals))
 
@@ -493,6 +495,6 @@ def _flow(table: _SmallTable, name: str, decimals: int) -> Int64s:
             raise InputError(f"{table.at(row)}: {name} {text!r}: {REASONS[reason]}; {advice}")
         if minor.values[row] < 0:
             raise InputError(
-                f"{table.at(row)}: {name} {text!r} is negative: money that leaves the companies is outflow, money that comes in inflow"
+                f"{table.at(row)}: {name} {text!r} is negative: money that comes in is inflow, money that leaves outflow"
             )
     return minor.values

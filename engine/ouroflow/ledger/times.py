@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +51,8 @@ def to_times(column: pa.Array | pa.ChunkedArray) -> Times:
     Parameters
     ----------
     column : pyarrow.Array of shape (rows,)
-        Timestamps of any unit and zone, dates, integers, floats that hold integers, or text. A time without zone is UTC.
+        Timestamps of any unit and zone, dates, integers, floats that hold integers, or text. A time without zone is
+        UTC.
 
     Returns
     -------
@@ -58,20 +60,22 @@ def to_times(column: pa.Array | pa.ChunkedArray) -> Times:
 
     Notes
     -----
-    Integers are read as the column they are in: seconds, milliseconds, microseconds or nanoseconds since 1970 if all of them
-    fall into 1990 to 2100 in that unit (seconds: 631152000 up to 4102444800, and so on times 1000; the four ranges do not
-    touch); dates if all lie between 19000101 and 21001231 and most are calendar days YYYYMMDD; else steps. Text is a column
-    of integers if more than half of its cells are. So this must see the whole column: parts could be read in different ways.
+    Integers are read as the column they are in: seconds, milliseconds, microseconds or nanoseconds since 1970 if all of
+    them fall into 1990 to 2100 in that unit (seconds: 631152000 up to 4102444800, and so on times 1000; the four ranges
+    do not touch); dates if all lie between 19000101 and 21001231 and most are calendar days YYYYMMDD; else steps. Text is
+    a column of integers if more than half of its cells are. So this must see the whole column: parts could be read in
+    different ways.
 
-    Text may be 2025-01-31, 2025/01/31, 2025.01.31 or 20250131, each alone or followed by T or a space and 13, 13:45, 13:45:10
-    or 13:45:10.123456789, and by Z, UTC or an offset such as +09:00. Day first and month first are not told apart: bad.
+    Text may be 2025-01-31, 2025/01/31, 2025.01.31 or 20250131, each alone or followed by T or a space and 13, 13:45,
+    13:45:10 or 13:45:10.123456789, and by Z, UTC or an offset such as +09:00. Day first and month first are not told
+    apart: bad.
     """
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
     kind = column.type
-    bad = column.is_null().to_numpy(zero_copy_only=False).copy() if column.null_count else np.zeros(len(column), dtype=bool)
+    bad = np.array(column.is_null().to_numpy(zero_copy_only=False))
     if pa.types.is_timestamp(kind):
         return _scaled(_integers(column.cast(pa.int64())), bad, _PER_UNIT[kind.unit])
     if pa.types.is_date32(kind):
@@ -97,8 +101,8 @@ def _times(values: Int64s, bad: Bools, unit: str) -> Times:
     return Times(np.where(bad, 0, values), bad, unit)
 
 
-def _filled(column: pa.Array, value: object) -> npt.NDArray[np.generic]:
-    filled: npt.NDArray[np.generic] = pc.fill_null(column, value).to_numpy(zero_copy_only=False)
+def _filled(column: pa.Array, value: object) -> npt.NDArray[Any]:
+    filled: npt.NDArray[Any] = pc.fill_null(column, value).to_numpy(zero_copy_only=False)
     return filled
 
 
@@ -137,7 +141,7 @@ def _days(year: Int64s, month: Int64s, day: Int64s) -> tuple[Int64s, Bools]:
     return np.where(unreal, 0, days), unreal
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def _from_text(column: pa.Array) -> Times:
@@ -147,7 +151,7 @@ def _from_text(column: pa.Array) -> Times:
     texts = pc.utf8_trim(encoded.dictionary, characters=_BLANKS)
     count = np.bincount(code[code >= 0], minlength=len(texts))
     empty = _filled(pc.equal(texts, ""), False)
-    whole = _filled(pc.match_substring_regex(texts, r"^[+-]?\d{1,18}$"), False)
+    whole = _filled(pc.match_substring_regex(texts, r"^[+-]?(\d{1,18}|[1-8]\d{18})$"), False)
     if 2 * count[whole].sum() > count[~empty].sum():
         distinct = _from_integers(_integers(_cast_integers(pc.if_else(pa.array(whole), texts, None))), ~whole)
     else:
@@ -165,14 +169,14 @@ def _cast_integers(texts: pa.Array) -> pa.Array:
 
 def _moments(texts: pa.Array) -> tuple[Int64s, Bools]:
     """Return nanoseconds, and where the text is no time."""
-    dashed = pc.replace_substring_regex(texts, r"^(\d{4})[/.](\d{2})[/.](\d{2})($|[T ])", r"\1-\2-\3\4")
-    dashed = pc.replace_substring_regex(dashed, r"^(\d{4})(\d{2})(\d{2})($|[T ])", r"\1-\2-\3\4")
     for kind in (pa.timestamp("ns"), pa.timestamp("ns", "UTC")):
         try:
-            return _integers(dashed.cast(kind).cast(pa.int64())), _filled(texts.is_null(), False).astype(bool)
+            return _integers(texts.cast(kind).cast(pa.int64())), _filled(texts.is_null(), False)
         except pa.ArrowInvalid:
-            continue  # some text is of another form: read them one field at a time
-    return _fields(dashed)
+            continue  # some text is of another form
+    dashed = pc.replace_substring_regex(texts, r"^(\d{4})[/.](\d{2})[/.](\d{2})($|[T ])", r"\1-\2-\3\4")
+    dashed = pc.replace_substring_regex(dashed, r"^(\d{4})(\d{2})(\d{2})($|[T ])", r"\1-\2-\3\4")
+    return _fields(texts) if dashed.equals(texts) else _moments(dashed)
 
 
 def _fields(texts: pa.Array) -> tuple[Int64s, Bools]:
@@ -183,7 +187,8 @@ def _fields(texts: pa.Array) -> tuple[Int64s, Bools]:
         return _integers(pc.if_else(pc.equal(text, ""), "0", text).cast(pa.int64()))
 
     days, wrong = _days(number("year"), number("month"), number("day"))
-    wrong |= _filled(pc.not_equal(pc.struct_field(found, "separator"), pc.struct_field(found, "again")), True).astype(bool)
+    separator, again = pc.struct_field(found, "separator"), pc.struct_field(found, "again")
+    wrong |= _filled(pc.not_equal(separator, again), True)
     hour, minute, second = number("hour"), number("minute"), number("second")
     fraction = pc.utf8_rpad(pc.struct_field(found, "fraction"), width=9, padding="0")
     nanosecond = _integers(fraction.cast(pa.int64()))
@@ -199,5 +204,5 @@ def _offsets(zone: pa.Array) -> tuple[Int64s, Bools]:
     digits = pc.utf8_rpad(digits, width=4, padding="0")
     clock = _integers(digits.cast(pa.int64()))
     seconds = clock // 100 * 3600 + clock % 100 * 60
-    west = _filled(pc.starts_with(zone, "-"), False).astype(bool)
+    west = _filled(pc.starts_with(zone, "-"), False)
     return np.where(west, -seconds, seconds), (clock // 100 > 23) | (clock % 100 > 59)

@@ -539,8 +539,9 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
     def count(first: int, last: int) -> int:
         return _count_slots(first, last, laid, row_offsets[1:])
 
-    longest = max(_in_parts(count, companies, threads), default=0)
-    if longest < 0 or longest > _LONGEST_ROW or companies >= int(_LEFT):
+    longest_rows = _in_parts(count, companies, threads)
+    longest = max(longest_rows, default=0)
+    if min(longest_rows, default=0) < 0 or longest > _LONGEST_ROW or companies >= int(_LEFT):
         return None
     _accumulate(row_offsets)
     slots = np.empty((int(row_offsets[-1]), 2), np.uint64)
