@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
+import oracle
 from ouroflow.errors import UsageError
 from ouroflow.graph import FlowGraph
 from ouroflow.roundtrip.cpu_push import MOST_HOPS, inner_flows, push_returns, two_hop_returns
@@ -216,7 +216,9 @@ def test_only_the_components_of_the_roots_are_taken_out() -> None:
 def test_memory_is_what_the_docstrings_say() -> None:
     rng = np.random.default_rng(1)
     companies, flows = 20_000, 200_000
-    graph = FlowGraph.from_arrays(rng.integers(0, companies, flows), rng.integers(0, companies, flows), companies=companies)
+    graph = FlowGraph.from_arrays(
+        rng.integers(0, companies, flows), rng.integers(0, companies, flows), companies=companies
+    )
     labels, roots = np.zeros(companies, np.int32), np.arange(32)
     push_returns(graph, labels, roots)
     tracemalloc.start()

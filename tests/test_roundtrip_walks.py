@@ -6,7 +6,6 @@ import tracemalloc
 
 import numpy as np
 import numpy.typing as npt
-import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +13,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom
 
+import oracle
 from ouroflow.errors import UsageError
 from ouroflow.graph import FlowGraph
 from ouroflow.roundtrip.cpu_walks import (
@@ -58,7 +58,9 @@ def plenty_of_rows(seed: int = 3, companies: int = 400, flows: int = 6_000) -> t
     rng = np.random.default_rng(seed)
     rank = np.arange(1, companies + 1) ** -0.9
     payer, payee = (rng.choice(companies, flows, p=rng.permutation(rank) / rank.sum()) for _ in range(2))
-    graph = FlowGraph.from_arrays(payer, payee, np.exp(rng.normal(8, 4, flows)).astype(np.int64) + 1, companies=companies)
+    graph = FlowGraph.from_arrays(
+        payer, payee, np.exp(rng.normal(8, 4, flows)).astype(np.int64) + 1, companies=companies
+    )
     matrix = csr_matrix((np.ones(graph.flows), (graph.payer, graph.payee)), shape=(companies, companies))
     return graph, connected_components(matrix, directed=True, connection="strong")[1]
 
@@ -195,7 +197,8 @@ def test_every_unit_of_money_is_equally_likely_to_start_a_walk(walks: int) -> No
     weights = np.array([[0, 1, 0], [0, 0, 2], [3, 0, 0]], np.int64)
     layout = lay_money(*graph_of(weights))
     starts = sum(
-        np.bincount(walk_sample(layout, walks, seed=seed, hops=2).payer, minlength=3) for seed in range(4000 // walks + 20)
+        np.bincount(walk_sample(layout, walks, seed=seed, hops=2).payer, minlength=3)
+        for seed in range(4000 // walks + 20)
     )
     drawn = starts.sum()
     expected = drawn * np.array([1, 2, 3]) / 6
@@ -390,7 +393,9 @@ def test_ids_of_64_bits_walk_the_same_paths() -> None:
 def test_memory_is_what_the_docstrings_say() -> None:
     rng = np.random.default_rng(1)
     companies, flows, walks = 20_000, 200_000, 300_000
-    graph = FlowGraph.from_arrays(rng.integers(0, companies, flows), rng.integers(0, companies, flows), companies=companies)
+    graph = FlowGraph.from_arrays(
+        rng.integers(0, companies, flows), rng.integers(0, companies, flows), companies=companies
+    )
     labels = np.zeros(companies, np.int32)
     walk_sample(lay_money(graph, labels), 10, seed=1, table=alias_table(lay_money(graph, labels)))
     tracemalloc.start()
@@ -435,5 +440,5 @@ def test_settings_out_of_range_are_refused(setting: dict[str, float], words: str
 
 def test_companies_that_do_not_exist_are_refused() -> None:
     graph, labels = graph_of(random_weights(1))
-    with pytest.raises(UsageError, match="0..29"):
+    with pytest.raises(UsageError, match="ids in 0"):
         walk_companies(graph, labels, [30], seed=1)

@@ -26,7 +26,8 @@ from ouroflow.ledger import Ledger, read_ledger
 from ouroflow.report import tables
 from ouroflow.report.folder import OutFolder
 from ouroflow.report.text import printable
-from ouroflow.roundtrip import Brackets, RoundTrip, brackets, round_trip_fractions
+from ouroflow.roundtrip import Brackets, RoundTrip, brackets, over_ranges, round_trip_fractions
+from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns, flow_ranges, out_of_scope
 from ouroflow.runtime.device import Device, choose_device
 from ouroflow.runtime.stages import Stages
 
@@ -109,6 +110,8 @@ class Analysis:
         Ids of the companies asked for by name.
     family : str
         pandas, polars or arrow: what `companies` and `flows` are given back as.
+    over : pair of FlowRanges and RangedReturns, or None
+        Announced ranges of the flows, and what is proven over them.
     """
 
     name: str
@@ -122,6 +125,7 @@ class Analysis:
     stages: Stages
     named: tuple[int, ...] = ()
     family: str = "arrow"
+    over: tuple[FlowRanges, RangedReturns] | None = None
 
     @cached_property
     def companies(self) -> Any:
@@ -181,6 +185,8 @@ class Analysis:
                     tables.component_certificate_table(self.graph, self.components, certificate),
                 )
                 folder.table("certificate/order.parquet", tables.order_table(certificate))
+                if self.over is not None:
+                    folder.table("certificate/ranges.parquet", tables.ranges_table(self.graph, *self.over))
                 if self.ledger.rejected is not None:
                     folder.table("rejected.parquet", self.ledger.rejected)
                 folder.json("summary.json", self.summary())
@@ -346,7 +352,7 @@ def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stag
     with stages.stage("components", f"{graph.companies:,} companies, {graph.flows:,} flows"):
         components = components_of(graph)
         bracket = brackets(graph, components.labels)
-    roundtrip = None
+    roundtrip, over = None, None
     if "roundtrip" in settings.measures:
         with stages.stage("roundtrip", f"{components.nontrivial:,} components of two companies or more"):
             roundtrip = round_trip_fractions(
@@ -359,7 +365,24 @@ def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stag
                 companies=named,
                 seed=settings.seed,
             )
-    return Analysis(name, ledger, graph, components, bracket, roundtrip, settings, device, stages, named, family)
+            roundtrip, over = _over_ranges(ledger, graph, components, roundtrip, settings, stages)
+            bracket = roundtrip.brackets
+    return Analysis(name, ledger, graph, components, bracket, roundtrip, settings, device, stages, named, family, over)
+
+
+def _over_ranges(
+    ledger: Ledger, graph: FlowGraph, components: Components, roundtrip: RoundTrip, settings: Settings, stages: Stages
+) -> tuple[RoundTrip, tuple[FlowRanges, RangedReturns] | None]:
+    """Give the figures intervals over announced ranges of amounts, or say why they have none."""
+    ranges = flow_ranges(ledger, graph)
+    if ranges is None:
+        return roundtrip, None
+    why_not = "round trips are limited to some hops" if settings.hops else out_of_scope(components, ranges)
+    if why_not:
+        stages.note(f"amounts have announced ranges; figures are for the stated amounts only: {why_not}")
+        return roundtrip, None
+    roundtrip, found = over_ranges(graph, components, roundtrip, ranges)
+    return roundtrip, (ranges, found)
 
 
 def find_company(graph: FlowGraph, name: str) -> int:

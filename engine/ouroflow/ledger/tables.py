@@ -367,8 +367,8 @@ def _tops(parent: dict[str, str], table: _SmallTable, row_of: dict[str, int]) ->
             if at in chain:
                 ring = list(chain)[list(chain).index(at) :]
                 raise InputError(
-                    f"{table.at(row_of[at])}: the parents form a cycle: {' -> '.join([*ring, at])}. Remove one of these "
-                    "rows"
+                    f"{table.at(row_of[at])}: the parents form a cycle: {' -> '.join([*ring, at])}. "
+                    "Remove one of these rows"
                 )
             chain[at] = None
             at = parent[at]
@@ -444,7 +444,7 @@ class Boundary:
         aligned = []
         for flow in (self.inflow, self.outflow):
             if sum(map(int, flow)) >= 2**63:
-                raise InputError(f"{self.where}: the sum of the flows passes 64-bit integers: lower decimals (--decimals)")
+                raise InputError(f"{self.where}: the sum passes 64-bit integers: lower decimals (--decimals)")
             total = np.zeros(len(text), dtype=np.int64)
             np.add.at(total, place[known], flow[known])
             aligned.append(total)
@@ -495,6 +495,7 @@ def _flow(table: _SmallTable, name: str, decimals: int) -> Int64s:
             raise InputError(f"{table.at(row)}: {name} {text!r}: {REASONS[reason]}; {advice}")
         if minor.values[row] < 0:
             raise InputError(
-                f"{table.at(row)}: {name} {text!r} is negative: money that comes in is inflow, money that leaves outflow"
+                f"{table.at(row)}: {name} {text!r} is negative: money that comes in is inflow, money that leaves is "
+                "outflow"
             )
     return minor.values

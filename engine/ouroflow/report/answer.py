@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -93,18 +94,16 @@ def _print_companies(console: Console, analysis: Analysis, answer: RoundTrip) ->
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
     table.add_column("\ncompany", overflow="fold")
     for title in ("\npays", "\nreceives", "comes\nback", "share of\nwhat it pays", "share of\nwhat it receives"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("comes back mostly through\n(of what it pays them)", overflow="fold")
     for company in shown:
-        figure = returned.of(company, "")
-        paid, received = int(graph.paid[company]), int(graph.received[company])
         table.add_row(
             Text(printable(names[int(company)].as_py())),
-            money(paid, settings.decimals),
-            money(received, settings.decimals),
-            money(figure.value, settings.decimals),
-            _share(figure, paid),
-            _share(figure, received),
+            money(int(graph.paid[company]), settings.decimals),
+            money(int(graph.received[company]), settings.decimals),
+            money(float(returned.round_trip[company]), settings.decimals),
+            _share(returned.return_fraction[company], returned.return_low[company], returned.return_high[company]),
+            _share(returned.self_funded[company], returned.self_low[company], returned.self_high[company]),
             Text(_through(graph, answer.flows, int(company))),
         )
     unit = f" ({settings.unit})" if settings.unit else ""
@@ -123,10 +122,8 @@ def company_order(money_back: npt.NDArray[np.float64], named: Sequence[int] = ()
     return np.concatenate([first, order[~np.isin(order, first)]])
 
 
-def _share(figure: Certified, whole: int) -> str:
-    if whole == 0:
-        return "-"
-    return percent_interval(Certified(figure.value / whole, figure.low / whole, figure.high / whole, ""))
+def _share(value: float, low: float, high: float) -> str:
+    return "-" if math.isnan(value) else percent_interval(Certified(float(value), float(low), float(high), ""))
 
 
 def _through(graph: FlowGraph, flows: npt.NDArray[np.float64], company: int, most: int = 3) -> str:

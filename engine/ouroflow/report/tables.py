@@ -12,6 +12,21 @@ if TYPE_CHECKING:
     from ouroflow.components import ComponentCertificate, Components
     from ouroflow.graph import FlowGraph
     from ouroflow.roundtrip import RoundTrip
+    from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
+
+
+COMPANY_FIGURES = {
+    "round_trip": "round_trip",
+    "round_trip_low": "low",
+    "round_trip_high": "high",
+    "return_fraction": "return_fraction",
+    "return_fraction_low": "return_low",
+    "return_fraction_high": "return_high",
+    "self_funded_fraction": "self_funded",
+    "self_funded_fraction_low": "self_low",
+    "self_funded_fraction_high": "self_high",
+}
+"""Columns of companies.parquet that the round-trip room fills, and where it keeps them."""
 
 
 def identities(graph: FlowGraph) -> pa.Array:
@@ -22,22 +37,16 @@ def identities(graph: FlowGraph) -> pa.Array:
 def companies_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip | None) -> pa.Table:
     """Return one row per company: what it pays and receives, and how much of it comes back (money in minor units)."""
     unknown = np.full(graph.companies, np.nan)
-    back, low, high = (
-        (unknown,) * 3
-        if roundtrip is None
-        else (roundtrip.companies.round_trip, roundtrip.companies.low, roundtrip.companies.high)
-    )
+    figures = {name: unknown for name in COMPANY_FIGURES}
+    if roundtrip is not None:
+        figures = {name: getattr(roundtrip.companies, field) for name, field in COMPANY_FIGURES.items()}
     return pa.table(
         {
             "company": identities(graph),
             "paid": graph.paid,
             "received": graph.received,
             "component": components.labels,
-            "round_trip": known(back),
-            "round_trip_low": known(low),
-            "round_trip_high": known(high),
-            "return_fraction": quotient(back, graph.paid),
-            "self_funded_fraction": quotient(back, graph.received),
+            **{name: known(figure) for name, figure in figures.items()},
             "external_in": graph.throughflow - graph.received,
             "external_out": graph.throughflow - graph.paid,
         }
@@ -109,14 +118,25 @@ def order_table(certificate: ComponentCertificate) -> pa.Table:
     return pa.table({"component": np.arange(rank.size, dtype=np.int32), "rank": rank.astype(np.int64, copy=False)})
 
 
-def quotient(part: npt.NDArray[np.float64], whole: npt.NDArray[np.int64]) -> pa.Array:
-    """Return part / whole, null where the whole is zero or the part unknown."""
-    return known(np.divide(part, whole, out=np.full(part.size, np.nan), where=whole != 0))
-
-
 def known(figures: npt.NDArray[np.float64]) -> pa.Array:
     """Return figures as an Arrow column, null where they are NaN: not computed."""
     return pa.array(figures, mask=np.isnan(figures))
+
+
+def ranges_table(graph: FlowGraph, ranges: FlowRanges, found: RangedReturns) -> pa.Table:
+    """Return the flows whose amount is announced as a range, with the two scenarios that come closest to the ends of RTF."""
+    rows = np.flatnonzero(ranges.low < ranges.high)
+    names = identities(graph)
+    return pa.table(
+        {
+            "payer": names.take(pa.array(graph.payer[rows])),
+            "payee": names.take(pa.array(graph.payee[rows])),
+            "low": ranges.low[rows],
+            "high": ranges.high[rows],
+            "attained_low": found.attained_low.amount[rows],
+            "attained_high": found.attained_high.amount[rows],
+        }
+    )
 
 
 def _neighbour(names: pa.Array, company: npt.NDArray[np.int32]) -> pa.Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from ouroflow.runtime.memory import available_bytes
 if TYPE_CHECKING:
     from ouroflow.components import Components
     from ouroflow.graph import FlowGraph
+    from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,15 +38,28 @@ class CompanyReturns:
         C_i = T_i rho_i: what leaves the company and comes back to it.
     low, high : ndarray
         Bounds of C_i; equal to `round_trip` where it is exact.
+    return_fraction, return_low, return_high : ndarray
+        C_i / out_i with its bounds; NaN for companies that pay nothing. Over announced ranges the bounds are those of the
+        quotient, not quotients of bounds: what a company pays varies too.
+    self_funded, self_low, self_high : ndarray
+        The same for C_i / in_i.
     """
 
     round_trip: Floats
     low: Floats
     high: Floats
+    return_fraction: Floats
+    return_low: Floats
+    return_high: Floats
+    self_funded: Floats
+    self_low: Floats
+    self_high: Floats
 
-    def of(self, company: int, method: str) -> Certified:
-        """Return the round-trip money of one company with its bounds."""
-        return Certified(float(self.round_trip[company]), float(self.low[company]), float(self.high[company]), method)
+    @classmethod
+    def of_money(cls, graph: FlowGraph, round_trip: Floats, low: Floats, high: Floats) -> CompanyReturns:
+        """Return the record for stated amounts: fractions are quotients of the money by what is paid and received."""
+        parts = (round_trip, low, high)
+        return cls(*parts, *(_share(part, graph.paid) for part in parts), *(_share(part, graph.received) for part in parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +279,7 @@ class _Work:
             fraction=_quotient(total, graph.total),
             finn=_quotient(total, exact_sum(graph.throughflow)),
             brackets=brackets(graph, self.components.labels),
-            companies=CompanyReturns(self.value, self.low, self.high),
+            companies=CompanyReturns.of_money(graph, self.value, self.low, self.high),
             flows=self.flows,
             method=method,
         )
@@ -280,9 +294,51 @@ class _Work:
         self.open[companies] = False
 
 
+def over_ranges(graph: FlowGraph, components: Components, answer: RoundTrip, ranges: FlowRanges) -> tuple[RoundTrip, RangedReturns]:
+    """Give every figure of an exact answer the interval that is proven over the announced ranges of the amounts.
+
+    Parameters
+    ----------
+    graph, components, answer
+        The graph at its stated amounts, its components, and what :func:`round_trip_fractions` found.
+    ranges : FlowRanges
+        Announced range of every flow; not :func:`ouroflow.roundtrip.ranges.out_of_scope`.
+
+    Returns
+    -------
+    RoundTrip
+        `answer` with intervals.
+    RangedReturns
+        The intervals with the scenarios that come closest to the ends of RTF.
+    """
+    from ouroflow.roundtrip.ranges import ranged
+
+    found = ranged(graph, components, answer, ranges)
+    stated = answer.companies
+    companies = CompanyReturns(
+        stated.round_trip,
+        found.round_trip_low,
+        found.round_trip_high,
+        stated.return_fraction,
+        np.where(np.isnan(stated.return_fraction), np.nan, found.return_fraction_low),
+        np.where(np.isnan(stated.return_fraction), np.nan, found.return_fraction_high),
+        stated.self_funded,
+        np.where(np.isnan(stated.self_funded), np.nan, found.self_funded_low),
+        np.where(np.isnan(stated.self_funded), np.nan, found.self_funded_high),
+    )
+    return (
+        replace(answer, fraction=found.fraction, finn=found.finn, brackets=found.brackets, companies=companies),
+        found,
+    )
+
+
 def core_that_fits() -> int:
     """Return how large a dense core the free memory holds, at 8 bytes an entry and half of it left for the rest."""
     return math.isqrt(available_bytes() // 16)
+
+
+def _share(part: Floats, whole: npt.NDArray[np.int64]) -> Floats:
+    return np.divide(part, whole, out=np.full(part.size, np.nan), where=whole != 0)
 
 
 def _shifted(figure: Certified, by: float) -> Certified:

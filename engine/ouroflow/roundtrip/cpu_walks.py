@@ -789,7 +789,9 @@ class WalkTally:
             return Certified.exact(certain, "exact: closed components and acyclic money only")
         low, high = _share_bounds(self.hits, self.unfinished, self.walks, self.confidence, self.error)
         value = certain + laid * (self.hits + self.unfinished / 2) / self.walks
-        return Certified(value, certain + laid * float(low), certain + laid * float(high), self.method)
+        # Sums past 2^53 are rounded: the value must stay in its interval all the same.
+        low_money, high_money = certain + laid * float(low), certain + laid * float(high)
+        return Certified(value, min(low_money, value), max(high_money, value), self.method)
 
     def fraction(self) -> Certified:
         """Return the round-trip fraction RTF = sum C_i / W."""

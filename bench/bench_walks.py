@@ -1,0 +1,232 @@
+"""Seeded walks and panel push: ours beside a plain binary-search walker, the prototype and the components stage, in turns.
+
+Run as ``python bench/bench_walks.py [steps|payments]``. The plain walker stands below: the same generator and the same starts,
+one walk after the other, bisection in a running sum of each row. The prototype stands in the project's shared folder;
+without it that column is left out.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import get_num_threads, njit, prange
+
+from graphs import power_law, structure
+from harness import interleaved, write_result
+from ouroflow.components import components_of
+from ouroflow.graph import FlowGraph
+from ouroflow.roundtrip.cpu_push import push_returns
+from ouroflow.roundtrip.cpu_walks import alias_table, lay_money, philox, walk_companies, walk_returns, walk_sample
+
+Int64s = npt.NDArray[np.int64]
+
+REPEATS = 7
+WALKS = 4_000_000
+HORIZON = 4096
+LEAST_TIMES_PLAIN = 2.5
+MOST_OF_COMPONENTS = {"fraction": 1.0, "top_100": 10.0}
+"""What this room has promised: walks against a plain walker, and stages as a multiple of the components stage."""
+SHARED = Path(os.environ.get("OUROFLOW_SHARED", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@njit(cache=True)
+def draw(seed: np.uint64, walk: int, number: int) -> np.uint64:
+    low = np.uint64(0xFFFFFFFF)
+    a, b, _, _ = philox(
+        np.uint64(walk) & low,
+        np.uint64(walk) >> np.uint64(32),
+        np.uint64(number),
+        np.uint64(0),
+        seed & low,
+        seed >> np.uint64(32),
+    )
+    return (a << np.uint64(32)) | b
+
+
+@njit(cache=True)
+def place_of(value: np.int64, running: Int64s, low: int, high: int) -> int:
+    """Return the first place in low..high whose running sum passes a value."""
+    while low < high:
+        middle = (low + high) // 2
+        if running[middle] > value:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+@njit(cache=True, parallel=True)
+def plain_binary_walks(
+    offsets: Int64s,
+    payee: npt.NDArray[np.int32],
+    payer: npt.NDArray[np.int32],
+    money: Int64s,
+    running: Int64s,
+    throughflow: Int64s,
+    walks: int,
+    seed: np.uint64,
+    threads: int,
+) -> int:
+    """Walk one after the other, each step a bisection in the running sum of its row; return how many came back.
+
+    `money` is the running sum over all flows (for the starts), `running` starts anew in each row.
+    """
+    hits = np.zeros(threads, np.int64)
+    for thread in prange(threads):
+        returned = 0
+        flow = -1
+        for walk in range(walks * thread // threads, walks * (thread + 1) // threads):
+            fraction = np.float64(draw(seed, walk, 0) >> np.uint64(11)) * 2.0**-53
+            position = np.int64((walk + fraction) * (money[-1] / walks))
+            if flow < 0:
+                flow = place_of(position, money, 0, len(money) - 1)
+            while money[flow] <= position and flow < len(money) - 1:
+                flow += 1
+            company = payee[flow]
+            for step in range(1, HORIZON):
+                fraction = np.float64(draw(seed, walk, step) >> np.uint64(11)) * 2.0**-53
+                drawn = np.int64(fraction * throughflow[company])
+                end = offsets[company + 1]
+                if end == offsets[company] or drawn >= running[end - 1]:
+                    break
+                company = payee[place_of(drawn, running, offsets[company], end - 1)]
+                if company == payer[flow]:
+                    returned += 1
+                    break
+        hits[thread] = returned
+    return hits.sum()
+
+
+def plain_walker(graph: FlowGraph, walks: int) -> Callable[[], int]:
+    money = np.cumsum(graph.amount)
+    before = np.concatenate([[0], money])[graph.out_offsets[:-1]]
+    running = money - before[graph.payer]
+    arrays = (graph.out_offsets, graph.payee, graph.payer, money, running, graph.throughflow)
+    return lambda: int(plain_binary_walks(*arrays, walks, np.uint64(7), get_num_threads()))
+
+
+def prototype_walkers(graph: FlowGraph, walks: int) -> dict[str, Callable[[], object]]:
+    """Return the prototype's plain and lockstep walker, nothing where the shared folder is missing."""
+    path = SHARED / "prototypes" / "walks.py"
+    if not path.is_file():
+        print(f"no prototype beside the checkout ({path.name} in the folder 'shared'): its columns are left out")
+        return {}
+    spec = importlib.util.spec_from_file_location("prototype_walks", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    offsets, payee, amount = (np.array(part) for part in (graph.out_offsets, graph.payee, graph.amount))
+    payer, through, money, seed = np.array(graph.payer), np.array(graph.throughflow), np.cumsum(amount), np.uint64(7)
+    thresholds = module.cumtab(offsets, amount, through)
+    rows, slots = module.alias(offsets, payee, amount, through)
+    threads = get_num_threads()
+    scan = (offsets, payee, thresholds, payer, money, walks, 200, seed, 1)
+    lock = (rows, slots, payee, payer, money, walks, 200, seed)
+    return {
+        "prototype_binary": lambda: module.walk_scan(*scan, 0, threads),
+        "prototype_binary_philox": lambda: module.walk_scan(*scan, 1, threads),
+        "prototype_lockstep": lambda: module.walk_lock(*lock, 0, threads, 64),
+        "prototype_lockstep_philox": lambda: module.walk_lock(*lock, 1, threads, 64),
+    }
+
+
+def measure_steps() -> dict[str, Any]:
+    """Time the walkers alone, tables built before, on 100,000 companies and a million flows."""
+    graph = FlowGraph.from_arrays(*power_law(100_000, 1_000_000, 1), companies=100_000)
+    labels = components_of(graph).labels
+    layout = lay_money(graph, labels)
+    table = alias_table(layout)
+    plain = plain_walker(graph, WALKS)
+    tally = walk_sample(layout, WALKS, seed=7, table=table)
+    expected = tally.hits * layout.laid / graph.total
+    assert abs(plain() - expected) < 6 * np.sqrt(2 * expected + 9), "the walkers disagree"
+    jobs: dict[str, Callable[[], object]] = {
+        "ours_lockstep": lambda: walk_sample(layout, WALKS, seed=7, table=table),
+        "ours_without_tables": lambda: walk_sample(layout, WALKS, seed=7),
+        "plain_binary": plain,
+        **prototype_walkers(graph, WALKS),
+        "ours_layout": lambda: lay_money(graph, labels),
+        "ours_alias_table": lambda: alias_table(layout),
+    }
+    seconds = interleaved(jobs, REPEATS)
+    ratio = seconds["plain_binary"] / seconds["ours_lockstep"]
+    report(seconds)
+    print(f"{tally.steps / seconds['ours_lockstep'] / 1e6:.0f} million steps a second; {ratio:.2f}x the plain walker")
+    print(f"promised: {LEAST_TIMES_PLAIN}x: {'kept' if ratio >= LEAST_TIMES_PLAIN else 'MISSED'}")
+    return {
+        "graph": "power_law(100k, 1M)",
+        "walks": WALKS,
+        "steps": tally.steps,
+        "seconds": seconds,
+        "times_plain": ratio,
+    }
+
+
+def measure_payments(amounts: str) -> dict[str, Any]:
+    """Time fraction and top 100 to 1e-3 beside the components stage, on a million companies and five million payments."""
+    payer, payee = structure("payments")
+    amount = None
+    if amounts == "lognormal":
+        drawn = np.random.default_rng(7).lognormal(7, 2, payer.size)
+        amount = np.maximum(1, np.rint(drawn)).astype(np.int64)
+    graph = FlowGraph.from_arrays(payer, payee, amount, companies=1_000_000)
+    found = components_of(graph)
+    labels, _ = found.labels, graph.throughflow  # the throughflow belongs to the graph stage: every measure needs it
+    payers = np.argsort(-graph.paid, kind="stable")
+    top = payers[:100]
+    top_inside = payers[labels[payers] == 0][:100]
+    pushed, walked = push_returns(graph, labels, top_inside), walk_companies(graph, labels, top_inside, seed=1)
+    agree = (walked.low <= pushed.high) & (pushed.low <= walked.high)
+    assert agree.mean() >= 0.95, "walks and push disagree"
+    jobs: dict[str, Callable[[], object]] = {
+        "components": lambda: components_of(graph),
+        "fraction": lambda: walk_returns(graph, labels, seed=1).fraction(),
+        "top_100_walks": lambda: walk_companies(graph, labels, top, seed=1),
+        "top_100_push": lambda: push_returns(graph, labels, top),
+        "top_100_of_the_largest_component_walks": lambda: walk_companies(graph, labels, top_inside, seed=1),
+        "top_100_of_the_largest_component_push": lambda: push_returns(graph, labels, top_inside),
+    }
+    seconds = interleaved(jobs, REPEATS)
+    report(seconds)
+    base = seconds["components"]
+    for name, limit in (("fraction", 1.0), *((job, 10.0) for job in jobs if job.startswith("top"))):
+        verdict = "kept" if seconds[name] <= limit * base else "MISSED"
+        print(f"{name}: {seconds[name] / base:.2f}x the components stage (promised {limit:g}x): {verdict}")
+    figure = walk_returns(graph, labels, seed=1)
+    return {
+        "graph": f"payments, {amounts} amounts",
+        "seconds": seconds,
+        "fraction": figure.fraction().as_dict(),
+        "walks": figure.walks,
+        "walks_of_the_top_100": int(walked.walks.sum()),
+        "hops_pushed": int(pushed.hops.max()),
+        "largest_fraction_of_the_top_100": float(pushed.high.max()),
+    }
+
+
+def report(seconds: dict[str, float]) -> None:
+    for name, value in seconds.items():
+        print(f"  {name:42} {value * 1e3:9.1f} ms")
+
+
+def main(parts: list[str]) -> None:
+    payload: dict[str, Any] = {}
+    if "steps" in parts:
+        print("walkers, power_law(100k, 1M)")
+        payload["steps"] = measure_steps()
+    if "payments" in parts:
+        for amounts in ("unit", "lognormal"):
+            print(f"payments graph, {amounts} amounts")
+            payload[f"payments_{amounts}"] = measure_payments(amounts)
+    write_result("walks", payload)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or ["steps", "payments"])
