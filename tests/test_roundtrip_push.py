@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,14 +75,14 @@ def test_more_hops_raise_the_lower_bound_and_never_the_upper_one() -> None:
     weights = random_weights(8)
     graph, labels = graph_of(weights)
     steps = [push_returns(graph, labels, np.arange(32), tolerance=t) for t in (0.2, 0.05, 0.01, 1e-4, 1e-7)]
-    for wide, narrow in zip(steps, steps[1:], strict=False):
+    for wide, narrow in pairwise(steps):
         assert (wide.low <= narrow.low + 1e-5).all()
         assert (wide.high >= narrow.high - 1e-5).all()
         assert (wide.hops <= narrow.hops).all()
 
 
 def test_small_companies_among_large_ones_are_bounded_by_what_can_reach_them() -> None:
-    # The second bound (a company fed from outside with more than the root's throughflow seldom feeds the root) ends it early.
+    # The second bound ends it early: who gets more from outside than goes through the root seldom feeds the root.
     weights = np.zeros((6, 6), np.int64)
     weights[0, 1], weights[1, 2], weights[2, 3], weights[3, 1] = 10, 10**6, 10**6, 10**6 - 20
     weights[3, 0], weights[4, 1], weights[2, 5] = 9, 10**5, 10**5

@@ -1,561 +1,468 @@
-"""Amounts of any column type to int64 minor units, exactly: nothing is lost that `decimals` can hold, the rest is half-even.
-
-Rounding is that of the decimal number that people see. A float stands for its shortest decimal: 1.005 is a tie and becomes
-1.00, although the binary number lies a little below or above it, and ``rint(x * 100)`` gives 1.00 for 1.005 and 0.28 for
-0.285 only by chance.
-"""
+"""Amounts of any column type as int64 minor units, exactly as written, with the difference that rounding makes."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from numba import njit
 
 from ouroflow.errors import InputError
-from ouroflow.ledger.schema import MISSING_AMOUNT, NOT_A_NUMBER, NOT_FINITE, TOO_LARGE, USED
+from ouroflow.ledger.schema import (
+    MISSING_AMOUNT,
+    MISSING_CURRENCY,
+    NO_RATE,
+    NOT_A_NUMBER,
+    NOT_FINITE,
+    TOO_LARGE,
+    USED,
+)
 
-MAX_DECIMALS = 18
-LARGEST = 2**63 - 1
-UNSURE = 255
-"""Fault code inside this module: the fast method cannot tell, the text of the number decides."""
-FLOAT_LIMIT = 2.0**49
-"""Products below this have room for the half and for both rounding errors."""
-TIE_LIMIT = 1e15
-"""Decimals of up to 15 digits survive the way through a double, so that a tie can be recognised as one."""
-NEAR = 2.0**-50
-"""Relative distance to a tie within which the product alone does not decide: four times the rounding errors."""
-EXPONENT_LIMIT = 100_000
+if TYPE_CHECKING:
+    from ouroflow.ledger.tables import Rates
 
-_POWERS = np.array([10**power for power in range(19)], dtype=np.int64)
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+Reasons = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
 
-Words = npt.NDArray[np.int64]
-Faults = npt.NDArray[np.uint8]
+_LIMIT = 2**63
+_COMPILED_FROM = 20_000  # below, Python reads a text column sooner than the kernel is compiled
+_FLOAT_BLOCK = 1 << 15  # the temporaries of a block stay in the cache
+_UNIQUE = 1e15  # up to 15 digits, a decimal is the shortest one of the float it reads as
+_BLANKS = " \t\r\n"
+_MAX_CHARACTERS = 1000
+_NUMBER = re.compile(r"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d{1,4}))?", re.ASCII)
+_NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)", re.ASCII | re.IGNORECASE)
+_REDO = 255  # of the kernel: leave the row to Python
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Minor:
-    """Amounts of one batch.
+    """Amounts in minor units.
 
     Attributes
     ----------
-    values : int64 array
-        Minor units; 0 where there is a fault.
-    faults : uint8 array or None
-        Code of the reason, `USED` where there is none. None: no row has a fault.
+    values : int64 array of shape (rows,)
+        Minor units; 0 where there is a reason.
+    reason : uint8 array of shape (rows,) or None
+        Codes of `ouroflow.ledger.schema`; 0 for a row that is fine. None: every row is.
     rounding : Fraction
-        Sum of the values minus the sum as written, in minor units; meaningless where there are faults.
+        Sum of `values` minus the sum as written, over the rows that are fine, in minor units. Exact. A float counts as
+        its shortest decimal where that is a whole number of minor units, else as the binary number it is.
     """
 
-    values: Words
-    faults: Faults | None
+    values: Int64s
+    reason: Reasons | None
     rounding: Fraction
 
 
-def to_minor(column: pa.Array, decimals: int, what: str) -> Minor:
-    """Convert one column of amounts.
+def to_minor(column: pa.Array | pa.ChunkedArray, decimals: int) -> Minor:
+    """Read a column of amounts as integers of 10**-decimals, rounded half-even.
 
     Parameters
     ----------
     column : pyarrow.Array of shape (rows,)
-        Integers, decimals, floats, or text with plain numbers.
+        Integers, decimals, floats or text, or a dictionary of them. A column of any other type holds no numbers.
     decimals : int
-        0..18; a minor unit is 10^-decimals.
-    what : str
-        Column and file, for messages.
+        From 0 to 18.
 
     Returns
     -------
     Minor
-        One value per row. Faults are missing amount, amount not a number, amount not finite and amount too large.
+        Signs are kept, and zero is an amount like any other: the caller decides about them.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    nulls = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    if pa.types.is_integer(kind):
+        minor = _from_integers(column, decimals)
+    elif pa.types.is_decimal(kind):
+        minor = _from_decimals(column, decimals)
+    elif pa.types.is_floating(kind):
+        minor = _from_floats(_as_doubles(column), decimals)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        minor = _from_text(column, decimals)
+    else:
+        reason = np.full(len(column), MISSING_AMOUNT if pa.types.is_null(kind) else NOT_A_NUMBER, dtype=np.uint8)
+        minor = Minor(np.zeros(len(column), dtype=np.int64), reason if len(reason) else None, Fraction(0))
+    if nulls is None:
+        return minor
+    reason = np.zeros(len(column), dtype=np.uint8) if minor.reason is None else minor.reason
+    reason[nulls] = MISSING_AMOUNT
+    return Minor(minor.values, reason, minor.rounding)
+
+
+def apply_rates(
+    minor: Minor, currency: pa.Array | pa.ChunkedArray, time_ns: npt.NDArray[np.int64] | None, rates: Rates
+) -> Minor:
+    """Convert amounts into the result currency of a table of rates, exactly and rounded half-even.
+
+    Parameters
+    ----------
+    minor : Minor of n rows
+    currency : pyarrow.Array of shape (rows,)
+        Text; upper and lower case are alike, blank and null are missing.
+    time_ns : int64 array of shape (rows,) or None
+        When each payment was made, nanoseconds since 1970 UTC. The rate is that of the latest date not after it.
+    rates : Rates
+
+    Returns
+    -------
+    Minor
+        With MISSING_CURRENCY, NO_RATE and TOO_LARGE for the rows that cannot be converted; a row with several faults has
+        the lowest code. `rounding` stays where every rate in use is 1, and else is 0: differences in several currencies
+        have no sum.
 
     Raises
     ------
     InputError
-        If the type of the column cannot be an amount.
+        If a rate in use depends on the date and there is no time.
     """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kind, t = column.type, pa.types
-    if t.is_null(kind):
-        result = _no_values(len(column))
-    elif t.is_integer(kind):
-        result = _from_integers(column, decimals)
-    elif t.is_float64(kind):
-        result = _from_floats(column, decimals)
-    elif t.is_decimal(kind):
-        result = _from_decimals(column, decimals)
-    elif t.is_floating(kind):
-        result = _from_text(_float_text(column), decimals)
-    elif is_text(kind):
-        result = _from_text(column, decimals)
-    else:
-        raise InputError(f"{what} is of type {kind}: amounts are integers, decimals, floats or text with plain numbers")
-    return _mark_missing(result, column)
+    if isinstance(currency, pa.ChunkedArray):
+        currency = currency.combine_chunks()
+    if not pa.types.is_dictionary(currency.type):
+        currency = currency.dictionary_encode()
+    names = [plain_currency(name) for name in currency.dictionary.to_pylist()]
+    priced = list(rates.table)
+    number = {name: place for place, name in enumerate(priced)} | {"": -2}
+    # One more name, at position -1, for the nulls.
+    number_of = np.array([number.get(name, -1) for name in [*names, ""]], dtype=np.int64)
+    code = number_of[pc.fill_null(currency.indices, -1).to_numpy(zero_copy_only=False)]
+    reason = np.zeros(len(code), dtype=np.uint8) if minor.reason is None else minor.reason.copy()
+    values = minor.values.copy()
+    converted = False
+    _lower(reason, np.flatnonzero(code == -2), MISSING_CURRENCY)
+    _lower(reason, np.flatnonzero(code == -1), NO_RATE)
+    for place in np.unique(code[code >= 0]):
+        rows = np.flatnonzero(code == place)
+        starts, steps = rates.table[priced[place]]
+        if time_ns is None and len(steps) > 1:
+            raise InputError(
+                f"{rates.where} has rates of {priced[place]} by date, but the payments have no time: name its column "
+                "(--time COLUMN) or give one rate for each currency, without date"
+            )
+        period = np.zeros(len(rows), dtype=np.int64)
+        if time_ns is not None:
+            period = np.searchsorted(starts, time_ns[rows], side="right") - 1
+        _lower(reason, rows[period < 0], NO_RATE)
+        for step, rate in enumerate(steps):
+            chosen = rows[period == step]
+            if rate != 1 and len(chosen):
+                converted = True
+                values[chosen], too_large, _ = _times(values[chosen], rate)
+                _lower(reason, chosen[too_large], TOO_LARGE)
+    values[reason != USED] = 0
+    return Minor(values, reason if reason.any() else None, Fraction(0) if converted else minor.rounding)
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """Tell whether a type is text."""
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+def plain_currency(name: object) -> str:
+    """Return the name of a currency as it is looked up: upper case, without blanks around; "" for None."""
+    return "" if name is None else str(name).strip().upper()
 
 
-def text_buffers(column: pa.Array) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]:
-    """Return offsets (rows + 1) and bytes of a text column, both views of its buffers where it is not of string views."""
-    if pa.types.is_string_view(column.type):
-        column = column.cast(pa.large_string())
-    width = np.int64 if pa.types.is_large_string(column.type) else np.int32
-    _, offsets, data = column.buffers()
-    if offsets is None or not len(column):
-        return np.zeros(len(column) + 1, dtype=width), np.zeros(0, dtype=np.uint8)
-    begins = np.frombuffer(offsets, dtype=width)[column.offset : column.offset + len(column) + 1]
-    return begins, np.frombuffer(data, dtype=np.uint8) if data is not None else np.zeros(0, dtype=np.uint8)
+def exact_sum(values: Int64s) -> int:
+    """Sum int64 numbers without overflow."""
+    return (int((values >> 32).sum()) << 32) + int((values & 0xFFFFFFFF).sum())
 
 
-def missing(column: pa.Array) -> npt.NDArray[np.bool_]:
-    """Return which rows are null."""
-    nulls: npt.NDArray[np.bool_] = pc.is_null(column).to_numpy(zero_copy_only=False)
-    return nulls
+def _lower(reason: Reasons, rows: Rows, code: int) -> None:
+    """Give rows a reason, unless they have one of a lower code."""
+    old = reason[rows]
+    reason[rows] = np.where((old == USED) | (old > code), code, old)
 
 
-def _no_values(rows: int) -> Minor:
-    return Minor(np.zeros(rows, dtype=np.int64), np.full(rows, MISSING_AMOUNT, dtype=np.uint8), Fraction(0))
+def _found(values: Int64s, too_large: npt.NDArray[np.bool_], rounding: Fraction) -> Minor:
+    reason = np.where(too_large, np.uint8(TOO_LARGE), np.uint8(USED)) if too_large.any() else None
+    return Minor(values, reason, rounding)
 
 
-def _mark_missing(result: Minor, column: pa.Array) -> Minor:
-    """Whatever lies under a null is not an amount."""
-    if not column.null_count:
-        return result
-    nulls = missing(column)
-    faults = np.zeros(len(column), dtype=np.uint8) if result.faults is None else result.faults
-    faults[nulls] = MISSING_AMOUNT
-    return Minor(np.where(nulls, 0, result.values), faults, result.rounding)
+# --- integers and decimals --------------------------------------------------------------------------------------------
 
 
-def _minor(values: Words, faults: Faults, rounding: Fraction) -> Minor:
-    """Drop the faults where there are none."""
-    return Minor(values, faults if faults.any() else None, rounding)
+def _times(values: Int64s, rate: Fraction) -> tuple[Int64s, npt.NDArray[np.bool_], Fraction]:
+    """Multiply by a positive rate, half-even; return products, where they pass int64 (0 there), and the rounding."""
+    top, bottom = rate.numerator, rate.denominator
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    largest = max(-low, high)
+    if bottom == 1:
+        limit = (_LIMIT - 1) // top
+        if largest <= limit:
+            return values * np.int64(top), np.zeros(len(values), dtype=bool), Fraction(0)
+        too_large = (values > limit) | (values < -limit)
+        return np.where(too_large, 0, values) * np.int64(min(top, _LIMIT - 1)), too_large, Fraction(0)
+    if largest * top < _LIMIT and bottom < _LIMIT // 2:
+        product = values * np.int64(top)
+        whole, rest = np.divmod(product, np.int64(bottom))
+        gap = np.int64(bottom) - rest
+        whole += (rest > gap) | ((rest == gap) & (whole & 1 == 1))
+        rounding = Fraction(exact_sum(whole) * bottom - exact_sum(values) * top, bottom)
+        return whole, np.zeros(len(values), dtype=bool), rounding
+    return _of_python_integers(values.tolist(), rate)
+
+
+def _of_python_integers(numbers: list[int], rate: Fraction) -> tuple[Int64s, npt.NDArray[np.bool_], Fraction]:
+    """Do the same with integers of any size."""
+    top, bottom = rate.numerator, rate.denominator
+    values = np.zeros(len(numbers), dtype=np.int64)
+    too_large = np.zeros(len(numbers), dtype=bool)
+    lost = 0
+    for row, number in enumerate(numbers):
+        whole = _half_even(number * top, bottom)
+        if abs(whole) >= _LIMIT:
+            too_large[row] = True
+        else:
+            values[row] = whole
+            lost += whole * bottom - number * top
+    return values, too_large, Fraction(lost, bottom)
+
+
+def _half_even(number: int, divisor: int) -> int:
+    whole, rest = divmod(number, divisor)
+    return whole + (2 * rest > divisor or (2 * rest == divisor and whole & 1))
 
 
 def _from_integers(column: pa.Array, decimals: int) -> Minor:
-    """Whole units: a checked multiplication."""
-    filled = column.fill_null(0) if column.null_count else column
-    values: npt.NDArray[Any] = filled.to_numpy(zero_copy_only=False)
-    scale = 10**decimals
-    limit = LARGEST // scale
-    if not len(values) or (int(values.max()) <= limit and int(values.min()) >= -limit):
-        return Minor(values.astype(np.int64) * scale, None, Fraction(0))
-    too_large = (values > limit) | ((values < -limit) if values.dtype.kind == "i" else False)
-    kept = np.where(too_large, 0, values).astype(np.int64) * scale
-    return Minor(kept, np.where(too_large, TOO_LARGE, USED).astype(np.uint8), Fraction(0))
-
-
-# --- floats -------------------------------------------------------------------------------------------------------------
-
-
-@numba.njit(cache=True, nogil=True)
-def _round_floats(values, scale, minor, faults, rounded, buckets):
-    """Round value * scale half-even, as the shortest decimal of the value says; return whether any row has a fault.
-
-    `rounded` (2 words) and `buckets` (2 words per exponent) sum the amounts that do not lie on a minor unit, before and
-    after: integers only, so that the difference is exact in any order.
-    """
-    bits = values.view(np.int64)
-    faulty = False
-    for row in range(len(values)):
-        value = values[row]
-        product = abs(value * scale)
-        if not product < FLOAT_LIMIT:
-            minor[row] = 0
-            faults[row] = NOT_FINITE if not np.isfinite(value) else UNSURE
-            faulty = True
-            continue
-        below = np.floor(product)
-        rest = product - below
-        units = np.int64(below)
-        if abs(rest - 0.5) > NEAR * product:
-            units += rest > 0.5
-        else:
-            # The decimal that ends in exactly half a minor unit, correctly rounded to a double by one division of two
-            # exact numbers: the value is that tie if it is that double, else the doubles are ordered as the decimals are.
-            ten_times = 10.0 * below + 5.0
-            if ten_times >= TIE_LIMIT:
-                minor[row] = 0
-                faults[row] = UNSURE
-                faulty = True
-                continue
-            tie = ten_times / (10.0 * scale)
-            units += abs(value) > tie or (abs(value) == tie and units & 1)
-        if abs(value) != units / scale:
-            mantissa = (bits[row] & 0xFFFFFFFFFFFFF) | 0x10000000000000
-            sign = 1 if value > 0 else -1
-            exponent = (bits[row] >> 52) & 0x7FF
-            buckets[exponent, 0] += sign * (mantissa >> 26)
-            buckets[exponent, 1] += sign * (mantissa & 0x3FFFFFF)
-            rounded[0] += sign * (units >> 24)
-            rounded[1] += sign * (units & 0xFFFFFF)
-        minor[row] = units if value >= 0 else -units
-    return faulty
-
-
-def _from_floats(column: pa.Array, decimals: int) -> Minor:
-    """Doubles: arithmetic for nearly all, the shortest decimal as text for the few that are too large to be sure of."""
-    validity, data = column.buffers()
-    values = np.frombuffer(data, dtype=np.float64)[column.offset : column.offset + len(column)] if len(column) else np.empty(0)
-    minor, faults = np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.uint8)
-    rounded, buckets = np.zeros(2, dtype=np.int64), np.zeros((2048, 2), dtype=np.int64)
-    if not _round_floats(values, float(10**decimals), minor, faults, rounded, buckets):
-        return Minor(minor, None, _float_rounding(rounded, buckets, decimals))
-    unsure = np.flatnonzero(faults == UNSURE)
-    rounding = _float_rounding(rounded, buckets, decimals) + _settle(column, unsure, decimals, minor, faults)
-    return _minor(minor, faults, rounding)
-
-
-def _float_rounding(rounded: Words, buckets: Words, decimals: int) -> Fraction:
-    """Return the sum after rounding minus the sum before, over the floats that were rounded."""
-    if not rounded.any() and not buckets.any():
-        return Fraction(0)
-    after = (int(rounded[0]) << 24) + int(rounded[1])
-    before = Fraction(0)
-    for exponent in np.flatnonzero(buckets.any(axis=1)):
-        mantissas = (int(buckets[exponent, 0]) << 26) + int(buckets[exponent, 1])
-        before += mantissas * Fraction(2) ** (int(exponent) - 1075)
-    return after - before * 10**decimals
-
-
-def _settle(column: pa.Array, rows: npt.NDArray[np.int64], decimals: int, minor: Words, faults: Faults) -> Fraction:
-    """Convert some rows by their text, in place; return their rounding."""
-    if not len(rows):
-        return Fraction(0)
-    settled = _from_text(_float_text(column.take(pa.array(rows))), decimals)
-    minor[rows] = settled.values
-    faults[rows] = USED if settled.faults is None else settled.faults
-    return settled.rounding
-
-
-def _float_text(column: pa.Array) -> pa.Array:
-    """Return numbers as text: floats as their shortest decimal."""
-    if pa.types.is_float16(column.type):
-        column = column.cast(pa.float32())
-    return column.cast(pa.string())
-
-
-# --- decimals -----------------------------------------------------------------------------------------------------------
-
-
-@numba.njit(cache=True, nogil=True)
-def _round_decimals(words, powers, drop, minor, faults, remainder):
-    """Move the point of 128-bit decimals by -drop places, half-even; return whether any row has a fault."""
-    faulty = False
-    power = powers[abs(drop)]
-    for row in range(len(minor)):
-        low, high = words[row, 0], words[row, 1]
-        if high != low >> 63 or low == -LARGEST - 1:
-            faults[row] = UNSURE
-            faulty = True
-            continue
-        size = abs(low)
-        if drop <= 0:
-            if size > LARGEST // power:
-                faults[row] = TOO_LARGE
-                faulty = True
-                continue
-            units = size * power
-        else:
-            units, rest = size // power, size % power
-            away = power - rest
-            if rest > away or (rest == away and units & 1):
-                units += 1
-                rest = -away
-            if low < 0:
-                rest = -rest
-            remainder[0] -= rest // 1_000_000_000
-            remainder[1] -= rest % 1_000_000_000
-        minor[row] = units if low >= 0 else -units
-    return faulty
+    if column.null_count:
+        column = pc.fill_null(column, 0)
+    numbers = column.to_numpy(zero_copy_only=False)
+    beyond = numbers >= np.uint64(_LIMIT) if numbers.dtype == np.uint64 else None
+    values, too_large, rounding = _times(numbers.astype(np.int64), Fraction(10**decimals))
+    if beyond is not None and beyond.any():
+        values[beyond] = 0
+        too_large = too_large | beyond
+    return _found(values, too_large, rounding)
 
 
 def _from_decimals(column: pa.Array, decimals: int) -> Minor:
-    """Decimals that fit 64 bits by integer arithmetic, others by their text."""
-    if column.type.bit_width < 128:
-        column = column.cast(pa.decimal128(38, column.type.scale))
-    drop = column.type.scale - decimals
-    if column.type.bit_width > 128 or not -MAX_DECIMALS <= drop <= MAX_DECIMALS:
-        return _from_text(_float_text(column), decimals)
-    words = np.frombuffer(column.buffers()[1], dtype=np.int64) if len(column) else np.empty(0, dtype=np.int64)
-    words = words.reshape(-1, 2)[column.offset : column.offset + len(column)]
-    minor, faults = np.zeros(len(column), dtype=np.int64), np.zeros(len(column), dtype=np.uint8)
-    remainder = np.zeros(2, dtype=np.int64)
-    faulty = _round_decimals(words, _POWERS, drop, minor, faults, remainder)
-    rounding = Fraction(int(remainder[0]) * 10**9 + int(remainder[1]), 10 ** max(drop, 0))
-    if not faulty:
-        return Minor(minor, None, rounding)
-    unsure = np.flatnonzero(faults == UNSURE)
-    return _minor(minor, faults, rounding + _settle(column, unsure, decimals, minor, faults))
+    kind = column.type
+    if kind.bit_width < 128:
+        column = column.cast(pa.decimal128(max(kind.precision, 1), kind.scale))
+    rate = Fraction(10) ** (decimals - kind.scale)
+    size = column.type.bit_width // 64
+    buffer = column.buffers()[1]
+    if buffer is None or not len(column):
+        return Minor(np.zeros(len(column), dtype=np.int64), None, Fraction(0))
+    words = np.frombuffer(buffer, dtype="<i8", count=(column.offset + len(column)) * size)
+    words = words.reshape(-1, size)[column.offset :]
+    values = words[:, 0].copy()
+    narrow = (words[:, 1:] == (values >> 63)[:, None]).all(axis=1)
+    if column.null_count:
+        nulls = column.is_null().to_numpy(zero_copy_only=False)
+        values[nulls] = 0
+        narrow |= nulls
+    if narrow.all():
+        return _found(*_times(values, rate))
+    wide = np.flatnonzero(~narrow)
+    values[wide] = 0
+    values, too_large, rounding = _times(values, rate)
+    numbers = [int.from_bytes(words[row].tobytes(), "little", signed=True) for row in wide]
+    values[wide], too_large[wide], more = _of_python_integers(numbers, rate)
+    return _found(values, too_large, rounding + more)
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- floats -----------------------------------------------------------------------------------------------------------
 
 
-@numba.njit(cache=True, nogil=True)
-def _number_shape(data, start, stop):
-    """Find the parts of a number in text: (fault, negative, first digit, end of digits, digits before the point, exponent)."""
-    while start < stop and (data[start] == 32 or data[start] == 9):
-        start += 1
-    while stop > start and (data[stop - 1] == 32 or data[stop - 1] == 9):
-        stop -= 1
-    if start == stop:
-        return MISSING_AMOUNT, False, start, stop, 0, 0
-    negative = data[start] == 45
-    if negative or data[start] == 43:
-        start += 1
-    at, digits, whole = start, 0, -1
-    while at < stop:
-        if 48 <= data[at] <= 57:
-            digits += 1
-        elif data[at] == 46 and whole < 0:
-            whole = digits
-        else:
-            break
-        at += 1
-    end = at
-    if digits == 0:
-        first = data[start] | 32 if start < stop else 0
-        second = data[start + 1] | 32 if start + 1 < stop else 0
-        word = (first == 110 and second == 97 and stop - start == 3 and data[start + 2] | 32 == 110) or (
-            first == 105 and second == 110 and (stop - start == 3 or stop - start == 8) and data[start + 2] | 32 == 102
-        )
-        return (NOT_FINITE if word else NOT_A_NUMBER), negative, start, end, 0, 0
-    if whole < 0:
-        whole = digits
-    exponent = 0
-    if at < stop:
-        if data[at] | 32 != 101:
-            return NOT_A_NUMBER, negative, start, end, whole, 0
-        at += 1
-        down = at < stop and data[at] == 45
-        if at < stop and (data[at] == 45 or data[at] == 43):
-            at += 1
-        if at == stop:
-            return NOT_A_NUMBER, negative, start, end, whole, 0
-        while at < stop:
-            if not 48 <= data[at] <= 57:
-                return NOT_A_NUMBER, negative, start, end, whole, 0
-            exponent = min(exponent * 10 + data[at] - 48, EXPONENT_LIMIT)
-            at += 1
-        if down:
-            exponent = -exponent
-    return USED, negative, start, end, whole, exponent
+def _as_doubles(column: pa.Array) -> Float64s:
+    """Return float64 numbers with the same shortest decimal: 0.1 as float32 is 0.1, not 0.10000000149."""
+    if column.null_count:
+        column = pc.fill_null(column, pa.scalar(0.0, column.type))
+    if column.type != pa.float64():
+        column = column.cast(pa.float32()).cast(pa.string()).cast(pa.float64())
+    doubles: Float64s = column.to_numpy(zero_copy_only=False)
+    return doubles
 
 
-@numba.njit(cache=True, nogil=True)
-def _round_digits(data, start, end, kept, powers):
-    """Round a row of digits to the first `kept` ones, half-even.
+def _from_floats(numbers: Float64s, decimals: int) -> Minor:
+    """Round the shortest decimal of each number, which is what was written.
 
-    Returns the value (-1: too large), the first 9 and the next 9 digits cut off, and whether more follow that are not 0.
+    If whole minor units divided by 10**decimals give the number back, they are its shortest decimal: that holds for all
+    amounts of up to 15 digits that were written with no more than `decimals` places. Only the others are looked at
+    again.
     """
-    value, seen = np.int64(0), 0
-    high, low, more = np.int64(0), np.int64(0), False
-    for at in range(start, end):
-        if data[at] == 46:
-            continue
-        digit = np.int64(data[at]) - 48
-        if seen < kept:
-            if value > (LARGEST - digit) // 10:
-                return np.int64(-1), high, low, more
-            value = value * 10 + digit
-        else:
-            place = seen - kept
-            if place < 9:
-                high += digit * powers[8 - place]
-            elif place < 18:
-                low += digit * powers[17 - place]
-            elif digit:
-                more = True
-        seen += 1
-    if value:
-        for _ in range(kept - seen):
-            if value > LARGEST // 10:
-                return np.int64(-1), high, low, more
-            value *= 10
-    half = high == 500_000_000 and low == 0 and not more
-    if (half and value & 1) or (not half and high >= 500_000_000):
-        if value == LARGEST:
-            return np.int64(-1), high, low, more
-        value += 1
-        high -= 1_000_000_000
-    return value, high, low, more
+    scale = 10.0**decimals
+    values = np.empty(len(numbers), dtype=np.int64)
+    others = []
+    for start in range(0, len(numbers), _FLOAT_BLOCK):
+        block = numbers[start : start + _FLOAT_BLOCK]
+        with np.errstate(over="ignore", invalid="ignore"):
+            minor = block * scale
+            np.rint(minor, out=minor)
+            values[start : start + _FLOAT_BLOCK] = minor
+            whole = minor / scale == block
+            np.abs(minor, out=minor)
+            whole &= minor <= _UNIQUE
+        if not whole.all():
+            others.append(np.flatnonzero(~whole) + start)
+    if not others:
+        return Minor(values, None, Fraction(0))
+    return _finish_floats(numbers, decimals, values, np.concatenate(others))
 
 
-@numba.njit(cache=True, nogil=True)
-def _round_texts(offsets, data, decimals, powers, minor, faults, remainder, long_rows):
-    """Read numbers from text; return whether any row has a fault and how many rows have more digits than are summed."""
-    faulty, longs = False, 0
-    for row in range(len(minor)):
-        fault, negative, start, end, whole, exponent = _number_shape(data, offsets[row], offsets[row + 1])
-        value = np.int64(0)
-        if fault == USED:
-            value, high, low, more = _round_digits(data, start, end, whole + exponent + decimals, powers)
-            if value < 0:
-                fault = TOO_LARGE
-                value = np.int64(0)
-            elif more and value:
-                long_rows[longs] = row
-                longs += 1
-            elif negative:
-                remainder[0] += high
-                remainder[1] += low
-            else:
-                remainder[0] -= high
-                remainder[1] -= low
-        faults[row] = fault
-        faulty |= fault != USED
-        minor[row] = -value if negative else value
-    return faulty, longs
+def _finish_floats(numbers: Float64s, decimals: int, values: Int64s, rows: Rows) -> Minor:
+    """Read the floats that are no whole minor units of up to 15 digits."""
+    reason = np.zeros(len(values), dtype=np.uint8)
+    with np.errstate(over="ignore", invalid="ignore"):
+        minor = numbers[rows] * 10.0**decimals
+        size = np.abs(minor)
+        # The product and the shortest decimal are both within half a unit in the last place of the number.
+        unsure = (np.abs(minor - np.floor(minor) - 0.5) <= size * 2.0**-50) | (size > _UNIQUE)
+    reason[rows[~(size < 2.0**64)]] = TOO_LARGE
+    reason[rows[~np.isfinite(numbers[rows])]] = NOT_FINITE
+    off = np.ones(len(rows), dtype=bool)
+    for place in np.flatnonzero(unsure & (size < 2.0**64)):
+        row = rows[place]
+        values[row], reason[row], lost = _read_text(repr(float(numbers[row])), decimals)
+        off[place] = lost != 0
+    values[reason != USED] = 0
+    off &= reason[rows] == USED
+    rounded = rows[off]
+    rounding = exact_sum(values[rounded]) - _exact_float_sum(numbers[rounded]) * 10**decimals
+    return Minor(values, reason if reason.any() else None, Fraction(rounding))
+
+
+def _exact_float_sum(numbers: Float64s) -> Fraction:
+    """Sum finite floats without any rounding: integer mantissas, summed per exponent."""
+    mantissa, exponent = np.frexp(numbers)
+    whole = np.ldexp(mantissa, 53).astype(np.int64)
+    total = Fraction(0)
+    for power in np.unique(exponent):
+        total += exact_sum(whole[exponent == power]) * Fraction(2) ** (int(power) - 53)
+    return total
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
 
 
 def _from_text(column: pa.Array, decimals: int) -> Minor:
-    """Plain numbers in text, of any length."""
-    offsets, data = text_buffers(column)
-    minor, faults = np.zeros(len(column), dtype=np.int64), np.zeros(len(column), dtype=np.uint8)
-    remainder, long_rows = np.zeros(2, dtype=np.int64), np.empty(len(column), dtype=np.int64)
-    faulty, longs = _round_texts(offsets, data, decimals, _POWERS, minor, faults, remainder, long_rows)
-    rounding = Fraction(int(remainder[0]), 10**9) + Fraction(int(remainder[1]), 10**18)
-    for row in long_rows[:longs]:
-        rounding += int(minor[row]) - Fraction(column[int(row)].as_py().strip()) * 10**decimals
-    return Minor(minor, faults if faulty else None, rounding)
+    if len(column) < _COMPILED_FROM:
+        texts = column.to_pylist()
+        return _read_texts(texts, np.arange(len(texts)), decimals, np.zeros(len(texts), np.int64), Fraction(0), None)
+    column = column.cast(pa.large_string())
+    if column.null_count:
+        column = pc.fill_null(column, "")
+    _, offsets, data = column.buffers()
+    starts = np.frombuffer(offsets, dtype=np.int64, count=column.offset + len(column) + 1)[column.offset :]
+    characters = np.frombuffer(data, dtype=np.uint8) if data is not None and data.size else np.zeros(1, dtype=np.uint8)
+    values = np.zeros(len(column), dtype=np.int64)
+    reason = np.zeros(len(column), dtype=np.uint8)
+    lost = np.zeros((20, 2), dtype=np.int64)
+    _parse(starts, characters, decimals, values, reason, lost)
+    rounding = sum((Fraction(int(a) * 10**9 + int(b), 10**k) for k, (a, b) in enumerate(lost)), start=Fraction(0))
+    redo = np.flatnonzero(reason == _REDO)
+    return _read_texts(column.take(pa.array(redo)).to_pylist(), redo, decimals, values, rounding, reason)
 
 
-# --- exchange rates -----------------------------------------------------------------------------------------------------
+def _read_texts(
+    texts: list[str | None], rows: Rows, decimals: int, values: Int64s, rounding: Fraction, reason: Reasons | None
+) -> Minor:
+    """Read the texts of some rows into the arrays of all."""
+    reason = np.zeros(len(values), dtype=np.uint8) if reason is None else reason
+    lost: dict[int, int] = {}  # by denominator: adding fractions row by row would take most of the time
+    for row, text in zip(rows.tolist(), texts, strict=True):
+        values[row], reason[row], difference = _read_text(text or "", decimals)
+        if difference:
+            lost[difference.denominator] = lost.get(difference.denominator, 0) + difference.numerator
+    rounding += sum((Fraction(above, below) for below, above in lost.items()), start=Fraction(0))
+    return Minor(values, reason if reason.any() else None, rounding)
 
 
-@numba.njit(cache=True, nogil=True)
-def _multiply(offsets, data, decimals, powers, rate_of_row, rate_digits, rate_scale, minor, faults):
-    """Amount times rate in decimal arithmetic, half-even; rows with more than 18 digits on either side are left UNSURE.
+def _read_text(text: str, decimals: int) -> tuple[int, int, Fraction]:
+    """Return minor units, reason, and minor units minus the number as written."""
+    text = text.strip(_BLANKS)
+    if not text:
+        return 0, MISSING_AMOUNT, Fraction(0)
+    if _NO_NUMBER.fullmatch(text):
+        return 0, NOT_FINITE, Fraction(0)
+    match = _NUMBER.fullmatch(text) if len(text) <= _MAX_CHARACTERS else None
+    if match is None or not (match[2] or match[3]):
+        return 0, NOT_A_NUMBER, Fraction(0)
+    places = match[3] or ""
+    number = int(match[1] + match[2] + places)
+    shift = int(match[4] or 0) - len(places) + decimals
+    if number == 0:
+        return 0, USED, Fraction(0)
+    if shift >= 0:
+        minor = number * 10**shift if shift < 19 else _LIMIT
+        return (0, TOO_LARGE, Fraction(0)) if abs(minor) >= _LIMIT else (minor, USED, Fraction(0))
+    minor = _half_even(number, 10**-shift)
+    if abs(minor) >= _LIMIT:
+        return 0, TOO_LARGE, Fraction(0)
+    return minor, USED, Fraction(minor * 10**-shift - number, 10**-shift)
 
-    The product of two 18-digit numbers is held as two words of 18 decimal digits, so that moving the point is exact.
+
+@njit(cache=True, nogil=True)  # type: ignore[misc, unused-ignore]
+def _parse(
+    starts: Int64s, characters: npt.NDArray[np.uint8], decimals: int, values: Int64s, reason: Reasons, lost: Int64s
+) -> None:
+    """Read plain numbers of up to 18 digits; every other text becomes _REDO.
+
+    `lost[k]` sums what rounding off k places adds, in units of 10**-k, as (billions, rest), so that no sum overflows.
     """
-    base = powers[18]
-    for row in range(len(minor)):
-        rate = rate_of_row[row]
-        if rate < 0:
+    for row in range(len(values)):
+        at = starts[row]
+        end = starts[row + 1]
+        while at < end and (characters[at] == 32 or 9 <= characters[at] <= 10 or characters[at] == 13):
+            at += 1
+        while end > at and (characters[end - 1] == 32 or 9 <= characters[end - 1] <= 10 or characters[end - 1] == 13):
+            end -= 1
+        if at == end:
+            reason[row] = MISSING_AMOUNT
             continue
-        fault, negative, start, end, whole, exponent = _number_shape(data, offsets[row], offsets[row + 1])
-        faults[row] = fault
-        if fault != USED:
-            continue
-        digits, count, leading = np.int64(0), 0, True
-        for at in range(start, end):
-            if data[at] == 46:
-                continue
-            leading &= data[at] == 48
-            count += not leading
-            if count <= 18:
-                digits = digits * 10 + np.int64(data[at]) - 48
+        negative = characters[at] == 45
+        if negative or characters[at] == 43:
+            at += 1
+        number = np.int64(0)
+        digits = 0
         places = 0
-        for at in range(start, end):
-            places += data[at] != 46
-        drop = places - whole - exponent + rate_scale[rate] - decimals
-        if count > 18 or rate_digits[rate] < 0 or drop > 36 or drop < -18:
-            faults[row] = UNSURE
+        points = 0
+        plain = end - at <= 19
+        while plain and at < end:
+            character = characters[at]
+            if 48 <= character <= 57:
+                number = number * 10 + np.int64(character) - 48
+                digits += 1
+                places += points
+            elif character == 46 and points == 0:
+                points = 1
+            else:
+                plain = False
+            at += 1
+        if not plain or digits == 0 or digits > 18:
+            reason[row] = _REDO
             continue
-        a, b = digits // 1_000_000_000, digits % 1_000_000_000
-        c, d = rate_digits[rate] // 1_000_000_000, rate_digits[rate] % 1_000_000_000
-        middle = a * d + b * c
-        low = b * d + middle % 1_000_000_000 * 1_000_000_000
-        high = a * c + middle // 1_000_000_000 + low // base
-        low %= base
-        if drop >= 18:
-            power = powers[drop - 18]
-            units, rest, sticky = high // power, high % power, low > 0
-            half, tie_rest = power // 2, power > 1
-            if power == 1:
-                rest, half, sticky = low, base // 2, False
-                tie_rest = True
-        else:
-            power = powers[max(drop, 0)]
-            raise_by = powers[18 - max(drop, 0)]
-            if high > LARGEST // raise_by or high * raise_by > LARGEST - low // power:
-                faults[row] = TOO_LARGE
-                continue
-            units, rest, sticky = high * raise_by + low // power, low % power, False
-            half, tie_rest = power // 2, power > 1
-            if drop < 0:
-                if units > LARGEST // powers[-drop]:
-                    faults[row] = TOO_LARGE
-                    continue
-                units *= powers[-drop]
-        if tie_rest and (rest > half or (rest == half and (sticky or units & 1))):
-            if units == LARGEST:
-                faults[row] = TOO_LARGE
-                continue
-            units += 1
-        minor[row] = -units if negative else units
-
-
-@dataclass(frozen=True, slots=True)
-class RateList:
-    """The distinct rates of a table.
-
-    Attributes
-    ----------
-    exact : list of Fraction
-    digits, scale : int64 arrays
-        ``rate = digits / 10**scale``; digits is -1 where they are more than 18.
-    """
-
-    exact: list[Fraction]
-    digits: Words
-    scale: Words
-
-    @classmethod
-    def of(cls, rates: list[Decimal]) -> RateList:
-        """Take rates apart."""
-        digits, scale = [], []
-        for rate in rates:
-            _, numerals, exponent = rate.normalize().as_tuple()
-            number = int("".join(map(str, numerals)))
-            fits = len(numerals) <= MAX_DECIMALS
-            digits.append(number if fits else -1)
-            scale.append(-int(exponent))
-        return cls([Fraction(rate) for rate in rates], np.array(digits, dtype=np.int64), np.array(scale, dtype=np.int64))
-
-
-def to_minor_at_rates(column: pa.Array, decimals: int, what: str, rate_of_row: Words, rates: RateList) -> Minor:
-    """Convert amounts at the rate of each row: amount x rate, rounded once, half-even.
-
-    Parameters
-    ----------
-    column, decimals, what
-        As for :func:`to_minor`.
-    rate_of_row : int64 array of shape (rows,)
-        Position in `rates`; -1 where there is none (the caller reports these).
-    rates : RateList
-
-    Returns
-    -------
-    Minor
-        `rounding` is 0: what a conversion rounds away is not a difference to the amounts as written.
-    """
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    text = column
-    if pa.types.is_null(column.type):
-        return _no_values(len(column))
-    if not is_text(column.type):
-        to_minor(column.slice(0, 0), decimals, what)  # refuses other types
-        text = _float_text(column)
-    offsets, data = text_buffers(text)
-    minor, faults = np.zeros(len(column), dtype=np.int64), np.zeros(len(column), dtype=np.uint8)
-    _multiply(offsets, data, decimals, _POWERS, rate_of_row, rates.digits, rates.scale, minor, faults)
-    for row in np.flatnonzero(faults == UNSURE):
-        exact = Fraction(text[int(row)].as_py().strip()) * rates.exact[int(rate_of_row[row])]
-        units = round(exact * 10**decimals)  # Fractions round half-even
-        faults[row] = TOO_LARGE if abs(units) > LARGEST else USED
-        minor[row] = 0 if faults[row] else units
-    return _mark_missing(_minor(minor, faults, Fraction(0)), column)
+        for _ in range(places, decimals):
+            if number > 922337203685477580:  # (2**63 - 1) // 10
+                plain = False
+                break
+            number *= 10
+        if not plain:
+            reason[row] = _REDO
+            continue
+        if places > decimals:
+            power = np.int64(1)
+            for _ in range(decimals, places):
+                power *= 10
+            whole = number // power
+            rest = number - whole * power
+            number = whole
+            added = -rest
+            if rest > power - rest or (rest == power - rest and whole & 1 == 1):
+                number += 1
+                added = power - rest
+            if negative:
+                added = -added
+            billions = added // 1_000_000_000
+            lost[places - decimals, 0] += billions
+            lost[places - decimals, 1] += added - billions * 1_000_000_000
+        values[row] = -number if negative else number
