@@ -1,8 +1,8 @@
 """Seeded walks and panel push beside a plain walker, the prototype and the components stage, all in turns in one run.
 
-Run as ``python bench/bench_walks.py [steps|payments]``. The plain walker stands below: the same generator, strata and int64
-amounts, one walk after the other, bisection in a running sum of each row. The prototype stands in the project's shared
-folder; without it that column is left out.
+Run as ``python bench/bench_walks.py [steps|payments]``. The plain walker stands below: the same generator, strata and
+int64 amounts, one walk after the other, bisection in a running sum of each row. The prototype stands in the project's
+shared folder; without it that column is left out.
 """
 
 from __future__ import annotations

@@ -1,335 +1,392 @@
-"""The exact method: right to the last digits however little leaks, the same bits every time, and never larger than allowed."""
+"""Exact returns of whole components: every stage of the elimination against rational numbers, dense NumPy and closed forms."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import oracle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from ouroflow.components import components_of
 from ouroflow.graph import FlowGraph
+from ouroflow.roundtrip import cpu_dense, cpu_elimination
 from ouroflow.roundtrip.cpu_core import sweep, sweep_stack
-from ouroflow.roundtrip.cpu_exact import ExactReturns, exact_returns, exact_small
+from ouroflow.roundtrip.cpu_exact import SMALL, ExactReturns, exact_returns, exact_small
 
-Floats = npt.NDArray[np.float64]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
+import graphs
+
 Int64s = npt.NDArray[np.int64]
-Component = tuple[Int64s, npt.NDArray[np.int32], Int64s, Int64s]
+Floats = npt.NDArray[np.float64]
+
+# (price of a pair in lists, price in the dense core): 0 eliminates everything there, infinity nothing.
+STAGES = {
+    "as priced": None,
+    "lists only": (0.0, 0.0),
+    "bit sets only": (np.inf, 0.0),
+    "BLAS only": (np.inf, np.inf),
+    "half and half": (300.0, 30.0),
+}
 
 
-def component(matrix: list[list[int]] | Int64s, leak: list[int] | Int64s) -> Component:
-    """Return offsets, payee, amount and throughflow of a component given as a matrix of amounts and what each company leaks."""
-    amounts = np.array(matrix, np.int64)
-    np.fill_diagonal(amounts, 0)
-    payer, payee = np.nonzero(amounts)
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(payer, minlength=len(amounts)))]).astype(np.int64)
-    return offsets, payee.astype(np.int32), amounts[payer, payee], amounts.sum(1) + np.array(leak, np.int64)
+@pytest.fixture(params=STAGES)
+def stage(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    force(monkeypatch, request.param)
+    return str(request.param)
 
 
-def payers(part: Component) -> Int64s:
-    return np.repeat(np.arange(part[3].size), np.diff(part[0]))
+def force(monkeypatch: pytest.MonkeyPatch, stage: str) -> None:
+    prices = STAGES[stage]
+    if prices is not None:
+        monkeypatch.setattr(cpu_elimination, "_FLOPS_TO_LEAVE", prices[0])
+        monkeypatch.setattr(cpu_dense, "_FLOPS_PER_PAIR", prices[1])
 
 
-def solved(part: Component) -> ExactReturns:
-    found = exact_returns(*part)
-    assert found is not None
-    return found
+class Component:
+    """One component as the solver wants it, from (payer, payee, amount)."""
+
+    def __init__(self, payer: object, payee: object, amount: object) -> None:
+        payer, payee, amount = (np.asarray(column, np.int64) for column in (payer, payee, amount))
+        order = np.lexsort((payee, payer))
+        self.payer, self.payee, self.amount = payer[order], payee[order], amount[order]
+        self.size = int(max(payer.max(), payee.max())) + 1
+        self.offsets = np.searchsorted(self.payer, np.arange(self.size + 1)).astype(np.int64)
+        self.paid, received = np.zeros(self.size, np.int64), np.zeros(self.size, np.int64)
+        np.add.at(self.paid, payer, amount)
+        np.add.at(received, payee, amount)
+        self.throughflow = np.maximum(self.paid, received)
+
+    def solve(self, core_limit: int | None = None) -> ExactReturns | None:
+        return exact_returns(self.offsets, self.payee, self.amount, self.throughflow, core_limit=core_limit)
+
+    def solved(self) -> ExactReturns:
+        found = self.solve()
+        assert found is not None
+        return found
+
+    def dense(self) -> tuple[Floats, Floats]:
+        """Return rho and r_e from NumPy's dense inverse."""
+        move = np.zeros((self.size, self.size))
+        move[self.payer, self.payee] = self.amount / self.throughflow[self.payer]
+        visits = np.linalg.inv(np.eye(self.size) - move)
+        return 1 - 1 / np.diag(visits), visits[self.payee, self.payer] / visits[self.payer, self.payer]
+
+    def rational(self) -> list[Fraction]:
+        weights = [[0] * self.size for _ in range(self.size)]
+        for payer, payee, amount in zip(self.payer, self.payee, self.amount, strict=True):
+            weights[payer][payee] = int(amount)
+        round_trip = oracle.rational(weights)[2]
+        return [money / int(through) for money, through in zip(round_trip, self.throughflow, strict=True)]
 
 
-def rational(part: Component) -> tuple[list[Fraction], list[Fraction]]:
-    """Return rho by company and r_e by flow from the inverse in exact rational numbers."""
-    companies = part[3].size
-    rows = [[Fraction(int(i == j)) for j in range(companies)] for i in range(companies)]
-    inverse = [row[:] for row in rows]
-    for payer, payee, amount in zip(payers(part).tolist(), part[1].tolist(), part[2].tolist(), strict=True):
-        rows[payer][payee] -= Fraction(amount, int(part[3][payer]))
-    for pivot in range(companies):
-        swap = next(row for row in range(pivot, companies) if rows[row][pivot])
-        rows[pivot], rows[swap], inverse[pivot], inverse[swap] = rows[swap], rows[pivot], inverse[swap], inverse[pivot]
-        scale = rows[pivot][pivot]
-        rows[pivot] = [entry / scale for entry in rows[pivot]]
-        inverse[pivot] = [entry / scale for entry in inverse[pivot]]
-        for row in range(companies):
-            if row != pivot and (factor := rows[row][pivot]):
-                rows[row] = [a - factor * b for a, b in zip(rows[row], rows[pivot], strict=True)]
-                inverse[row] = [a - factor * b for a, b in zip(inverse[row], inverse[pivot], strict=True)]
-    company = [1 - 1 / inverse[i][i] for i in range(companies)]
-    flow = [inverse[j][i] / inverse[i][i] for i, j in zip(payers(part).tolist(), part[1].tolist(), strict=True)]
-    return company, flow
+def from_matrix(matrix: list[list[int]]) -> Component:
+    payer, payee = np.nonzero(matrix)
+    return Component(payer, payee, [matrix[i][j] for i, j in zip(payer, payee, strict=True)])
 
 
-def dense(part: Component) -> tuple[Floats, Floats]:
-    """Return rho and r_e from NumPy's inverse: an oracle for components that leak plenty."""
-    payer, companies = payers(part), part[3].size
-    matrix = np.eye(companies)
-    matrix[payer, part[1]] -= part[2] / part[3][payer]
-    visits = np.linalg.inv(matrix)
-    own = np.diag(visits)
-    return 1 - 1 / own, visits[part[1], payer] / own[payer]
-
-
-def worst(found: Floats, exact: list[Fraction]) -> float:
-    """Return the largest relative error, computed without rounding."""
-    return max(float(abs(Fraction(float(x)) / y - 1)) for x, y in zip(found, exact, strict=True))
-
-
-def power_law(companies: int, flows: int, seed: int) -> Component:
-    """Return the giant component of a power-law graph with its implied boundary."""
+def ring_with(size: int, extra: int, seed: int, largest: int = 1000) -> Component:
+    """A ring through all companies with random other flows: one strong component."""
     rng = np.random.default_rng(seed)
-    rank = np.arange(1, companies + 1) ** -0.7
-    chance = rank / rank.sum()
-    payer, payee = (rng.permutation(companies)[rng.choice(companies, flows, p=chance)] for _ in range(2))
-    amount = np.maximum(1, rng.lognormal(7, 2, flows)).astype(np.int64)
-    graph = FlowGraph.from_arrays(payer, payee, amount, companies=companies)
-    intra = graph.intra(components_of(graph).labels)
-    members = slice(0, int(intra.company_offsets[1]))
-    offsets = intra.flow_offsets[: members.stop + 1]
-    flows_of_giant = slice(0, int(offsets[-1]))
-    throughflow = graph.throughflow[intra.company[members]]
-    return offsets, intra.payee[flows_of_giant].astype(np.int32), intra.amount[flows_of_giant], throughflow
+    pair = rng.integers(0, size, (extra, 2))
+    pair = np.concatenate(
+        [pair[pair[:, 0] != pair[:, 1]], np.stack([np.arange(size), np.roll(np.arange(size), -1)], 1)]
+    )
+    pair = np.unique(pair, axis=0)
+    return Component(pair[:, 0], pair[:, 1], rng.integers(1, largest, len(pair)))
+
+
+def hub_heavy(size: int, extra: int, seed: int) -> Component:
+    """As `ring_with`, but half of all other flows have a company of the first tenth at an end."""
+    rng = np.random.default_rng(seed)
+    rank = (size * rng.random((extra, 2)) ** 3).astype(np.int64)
+    pair = np.concatenate(
+        [rank[rank[:, 0] != rank[:, 1]], np.stack([np.arange(size), np.roll(np.arange(size), -1)], 1)]
+    )
+    pair = np.unique(pair, axis=0)
+    return Component(pair[:, 0], pair[:, 1], np.rint(rng.lognormal(7, 2, len(pair))).astype(np.int64) + 1)
 
 
 @st.composite
-def components(draw: st.DrawFn) -> Component:
-    """Draw up to seven companies on a ring with chords, amounts from one unit to 10**15, a leak of at least one unit somewhere."""
-    companies = draw(st.integers(2, 7))
-    amounts = st.one_of(st.integers(1, 9), st.integers(1, 10**15))
-    matrix = [[draw(st.one_of(st.just(0), amounts)) for _ in range(companies)] for _ in range(companies)]
-    for company in range(companies):
-        matrix[company][(company + 1) % companies] = draw(amounts)
-    leak = [draw(st.sampled_from([0, 0, 1, 10**6, 10**15])) for _ in range(companies)]
-    leak[draw(st.integers(0, companies - 1))] += 1
-    return component(matrix, leak)
+def strong(draw: st.DrawFn, largest: int = 7, amount: int = 10**6) -> list[list[int]]:
+    """A matrix of flows with a ring through all companies."""
+    size = draw(st.integers(2, largest))
+    order = draw(st.permutations(range(size)))
+    some = st.one_of(st.just(0), st.integers(1, amount), st.sampled_from([1, amount]))
+    matrix = [[0 if i == j else draw(some) for j in range(size)] for i in range(size)]
+    for i, j in zip(order, [*order[1:], order[0]], strict=True):
+        matrix[i][j] = max(matrix[i][j], 1)
+    return matrix
 
 
-@given(components())
-@settings(max_examples=150)
-def test_every_figure_has_twelve_digits_whatever_the_amounts(part: Component) -> None:
-    company, flow = rational(part)
-    found = solved(part)
-    assert worst(found.company, company) < 1e-12
-    assert worst(found.flow, flow) < 1e-12
+def assert_close(found: Floats, exact: list[Fraction], relative: float) -> None:
+    for value, truth in zip(found, exact, strict=True):
+        assert abs(Fraction(float(value)) - truth) <= relative * truth, (value, float(truth))
 
 
-def test_one_unit_of_leak_in_ten_to_the_fifteen_costs_no_digit() -> None:
-    rng = np.random.default_rng(3)
-    matrix = rng.integers(1, 10**15, (14, 14)) * (rng.random((14, 14)) < 0.4)
-    matrix[np.arange(14), (np.arange(14) + 1) % 14] = 10**15
-    leak = np.zeros(14, np.int64)
-    leak[5] = 1
-    part = component(matrix, leak)
-    company, flow = rational(part)
-    found = solved(part)
-    assert worst(found.company, company) < 1e-12
-    assert worst(found.flow, flow) < 1e-12
+@pytest.mark.parametrize("name", STAGES)
+@settings(max_examples=40)
+@given(matrix=strong())
+def test_every_stage_equals_rational_arithmetic(name: str, matrix: list[list[int]]) -> None:
+    component = from_matrix(matrix)
+    with pytest.MonkeyPatch.context() as patch:
+        force(patch, name)
+        found = component.solved()
+    assert_close(found.company, component.rational(), 1e-13)
 
 
-def test_amounts_near_the_end_of_int64() -> None:
-    part = component([[0, 2**62, 2**61], [2**62, 0, 5], [2**61 - 1, 2**62, 0]], [2**61 - 1, 1, 0])
-    company, flow = rational(part)
-    assert worst(solved(part).company, company) < 1e-14
-    assert worst(solved(part).flow, flow) < 1e-14
+@pytest.mark.parametrize("name", STAGES)
+@settings(max_examples=25)
+@given(matrix=strong(5, 10**17), company=st.integers(0, 4))
+def test_a_leak_of_one_minor_unit_costs_no_digits(name: str, matrix: list[list[int]], company: int) -> None:
+    """Amounts up to 10^17, balanced by hand so that all that leaks is one unit: (I - P) is singular to double precision."""
+    size = len(matrix)
+    company %= size
+    other = (company + 1) % size
+    for i in range(size):  # pay the differences around by way of the neighbour
+        if i != other:
+            paid, received = sum(matrix[i]), sum(row[i] for row in matrix)
+            matrix[i][other] += max(received - paid, 0)
+            matrix[other][i] += max(paid - received, 0)
+    matrix[company][other] += 1
+    component = from_matrix(matrix)
+    with pytest.MonkeyPatch.context() as patch:
+        force(patch, name)
+        found = component.solved()
+    assert_close(found.company, component.rational(), 1e-14 * 10)
 
 
-def test_returns_far_below_the_rounding_of_one_keep_their_digits() -> None:
-    ring = [[0] * 4 for _ in range(4)]
-    for company in range(4):
-        ring[company][(company + 1) % 4] = 1
-    part = component(ring, [10**12] * 4)
-    company, flow = rational(part)
-    found = solved(part)
-    assert found.company.max() < 1e-47
-    assert worst(found.company, company) < 1e-14
-    assert worst(found.flow, flow) < 1e-14
+def test_tiny_returns_keep_their_digits(stage: str) -> None:
+    """Returns of 10^-15 and less, which 1 - 1 / N_ii would not show at all."""
+    for amount in (10**15, 10**16, 10**18):
+        component = from_matrix([[0, 1, amount, 0], [0, 0, 3, 1], [1, 1, 0, 7], [2, 0, amount, 0]])
+        assert_close(component.solved().company, component.rational(), 1e-12)
 
 
-@pytest.mark.parametrize("companies", [2, 3, 300, 3000])
-def test_a_ring_without_leak_returns_everything_exactly(companies: int) -> None:
-    following = np.roll(np.arange(companies, dtype=np.int32), -1)
-    amount = np.full(companies, 10**15 + 7)
-    found = solved((np.arange(companies + 1), following, amount, amount))
-    assert (found.company == 1).all()
-    assert (found.flow == 1).all()
+@pytest.mark.parametrize(("size", "extra"), [(200, 300), (600, 1500), (1500, 9000)])
+def test_mid_sizes_equal_dense_numpy(stage: str, size: int, extra: int) -> None:
+    for component in (ring_with(size, extra, seed=size), hub_heavy(size, extra, seed=size)):
+        found = component.solved()
+        company, flow = component.dense()
+        np.testing.assert_allclose(found.company, company, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.flow, flow, rtol=1e-9, atol=1e-12)
 
 
-def test_a_ring_with_one_leak_returns_the_rest() -> None:
-    companies = 3000
-    following = np.roll(np.arange(companies, dtype=np.int32), -1)
-    amount = np.full(companies, 1000)
-    throughflow = amount.copy()
-    throughflow[17] = 1600
-    found = solved((np.arange(companies + 1), following, amount, throughflow))
-    np.testing.assert_allclose(found.company, 1000 / 1600, rtol=1e-13)
-    np.testing.assert_allclose(np.delete(found.flow, 17), 1000 / 1600, rtol=1e-13)
-    np.testing.assert_allclose(found.flow[17], 1.0, rtol=1e-13)
+def test_stages_agree_to_the_last_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    component = hub_heavy(1000, 12_000, seed=3)
+    found = {}
+    for name in STAGES:
+        with monkeypatch.context() as patch:
+            force(patch, name)
+            found[name] = component.solved()
+    for name in STAGES:
+        np.testing.assert_allclose(found[name].company, found["BLAS only"].company, rtol=1e-12)
+        np.testing.assert_allclose(found[name].flow, found["BLAS only"].flow, rtol=1e-12)
 
 
-@given(st.integers(1, 2**40), st.integers(1, 2**40), st.integers(0, 2**40), st.integers(1, 2**40))
-def test_two_companies_have_a_closed_form(there: int, back: int, leak: int, other_leak: int) -> None:
-    part = component([[0, there], [back, 0]], [leak, other_leak])
-    first, second = there / (there + leak), back / (back + other_leak)
-    found = solved(part)
-    np.testing.assert_allclose(found.company, first * second, rtol=1e-14)
-    np.testing.assert_allclose(found.flow, [second, first], rtol=1e-14)
+@pytest.mark.parametrize("size", [2, 3, 70, 3000])
+def test_without_a_leak_everything_returns(stage: str, size: int) -> None:
+    rng = np.random.default_rng(size)
+    balanced = {}
+    for _ in range(3):
+        order, amount = rng.permutation(size), int(rng.integers(1, 2**40))
+        for i, j in zip(order.tolist(), np.roll(order, -1).tolist(), strict=True):
+            balanced[i, j] = balanced.get((i, j), 0) + amount
+    found = Component([i for i, _ in balanced], [j for _, j in balanced], list(balanced.values())).solved()
+    assert (found.company == 1.0).all()
+    assert (found.flow == 1.0).all()
 
 
-def test_a_star_returns_to_its_hub_what_each_partner_sends_back() -> None:
-    rng = np.random.default_rng(0)
-    partners = 2000
-    sent, leak = rng.integers(1, 10**6, partners), rng.integers(0, 10**6, partners)
-    matrix = np.zeros((partners + 1, partners + 1), np.int64)
-    matrix[0, 1:] = sent
-    matrix[1:, 0] = back = rng.integers(1, 10**6, partners)
-    found = solved(component(matrix, np.concatenate([[5], leak])))
-    np.testing.assert_allclose(found.flow[:partners], back / (back + leak), rtol=1e-14)
-    np.testing.assert_allclose(found.company[0], (sent * (back / (back + leak))).sum() / (sent.sum() + 5), rtol=1e-13)
+@pytest.mark.parametrize("size", [5, SMALL + 1, 4000])
+def test_a_ring_with_one_leak_returns_the_same_to_all(stage: str, size: int) -> None:
+    """One company pays on 2 of 3 units: every flow returns with 2/3 behind the leak, and fully before it."""
+    amount = np.full(size, 3)
+    amount[0] = 2
+    component = Component(np.arange(size), np.roll(np.arange(size), -1), amount)
+    component.throughflow[:] = 3
+    found = component.solved()
+    np.testing.assert_allclose(found.company, 2 / 3, rtol=1e-14)
+    np.testing.assert_allclose(found.flow[1:], 2 / 3, rtol=1e-14)
+    assert found.flow[0] == pytest.approx(1.0, abs=1e-15)
 
 
-def test_a_two_way_chain_follows_the_gamblers_recurrence() -> None:
+def test_a_star_is_reciprocity(stage: str) -> None:
+    """The hub trades with each spoke both ways: a spoke's money runs by the hub only, so 1 / N is known in closed form."""
+    spokes = 3000
     rng = np.random.default_rng(1)
-    companies = 5000
-    up, down, leak = (rng.integers(1, 10**6, companies) for _ in range(3))
-    up[-1] = down[0] = 0
-    throughflow = up + down + leak
-    company = np.arange(companies)
-    payer = np.concatenate([company[1:], company[:-1]])
-    payee = np.concatenate([company[:-1], company[1:]])
-    amount = np.concatenate([down[1:], up[:-1]])
-    order = np.lexsort((payee, payer))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(payer))]).astype(np.int64)
-    found = solved((offsets, payee[order].astype(np.int32), amount[order], throughflow))
-    # From i + 1 to i: straight down, or up first and back. From i to i + 1 likewise.
-    falls, climbs = np.zeros(companies), np.zeros(companies)
-    for i in range(companies - 2, -1, -1):
-        falls[i] = down[i + 1] / (throughflow[i + 1] - up[i + 1] * falls[i + 1])
-    for i in range(1, companies):
-        climbs[i] = up[i - 1] / (throughflow[i - 1] - down[i - 1] * climbs[i - 1])
-    goes_up = payee[order] > payer[order]
-    np.testing.assert_allclose(found.flow[goes_up], falls[:-1], rtol=1e-12)
-    np.testing.assert_allclose(found.flow[~goes_up], climbs[1:], rtol=1e-12)
+    to, back = rng.integers(1, 10**9, spokes), rng.integers(1, 10**9, spokes)
+    ids, hub = np.arange(1, spokes + 1), np.zeros(spokes, np.int64)
+    component = Component(np.concatenate([hub, ids]), np.concatenate([ids, hub]), np.concatenate([to, back]))
+    through = component.throughflow
+    there, home = to / through[0], back / through[1:]
+    found = component.solved()
+    hub_returns = float((there * home).sum())
+    assert found.company[0] == pytest.approx(hub_returns, rel=1e-13)
+    others = hub_returns - there * home
+    np.testing.assert_allclose(found.company[1:], home * there / (1 - others), rtol=1e-11)
 
 
-@pytest.mark.parametrize(("companies", "flows"), [(300, 900), (1000, 20_000), (3000, 30_000)])
-def test_power_law_components_equal_the_dense_inverse(companies: int, flows: int) -> None:
-    part = power_law(companies, flows, 1)
-    company, flow = dense(part)
-    found = solved(part)
-    assert np.abs(found.company - company).max() < 1e-12
-    assert np.abs(found.flow - flow).max() < 1e-12
+def test_a_long_chain_both_ways(stage: str) -> None:
+    """5,000 companies in a row: 1 - h_left and 1 - h_right follow from each other, one company after the next."""
+    if stage == "BLAS only":
+        pytest.skip("a dense chain of 5,000 is the same code as one of 1,500, and slow")
+    size = 5000
+    rng = np.random.default_rng(2)
+    up, down = rng.integers(1, 10**6, size - 1), rng.integers(1, 10**6, size - 1)
+    row = np.arange(size - 1)
+    component = Component(np.concatenate([row, row + 1]), np.concatenate([row + 1, row]), np.concatenate([up, down]))
+    through = component.throughflow
+    from_right, from_left = np.zeros(size), np.zeros(size)  # reaching i from i + 1 without passing i, and from i - 1
+    for i in range(size - 2, -1, -1):
+        onward = up[i + 1] / through[i + 1] * from_right[i + 1] if i < size - 2 else 0.0
+        from_right[i] = down[i] / through[i + 1] / (1 - onward)
+    for i in range(1, size):
+        onward = down[i - 2] / through[i - 1] * from_left[i - 1] if i > 1 else 0.0
+        from_left[i] = up[i - 1] / through[i - 1] / (1 - onward)
+    expected = np.zeros(size)
+    expected[:-1] += up / through[:-1] * from_right[:-1]
+    expected[1:] += down / through[1:] * from_left[1:]
+    np.testing.assert_allclose(component.solved().company, expected, rtol=1e-10)
 
 
-def test_flows_add_up_to_their_company() -> None:
-    part = power_law(1000, 10_000, 2)
-    found = solved(part)
-    money = np.bincount(payers(part), part[2] * found.flow)
-    np.testing.assert_allclose(money, part[3] * found.company, rtol=1e-13)
-    assert found.flow.min() >= 0
-    assert found.flow.max() <= 1
-    assert found.company.max() <= 1
+@pytest.mark.parametrize("size", [SMALL - 1, SMALL, SMALL + 1])
+def test_small_and_large_components_meet(size: int) -> None:
+    component = ring_with(size, 3 * size, seed=size)
+    graph = FlowGraph.from_arrays(component.payer, component.payee, component.amount)
+    intra = graph.intra(components_of(graph).labels)
+    small = exact_small(intra, graph.throughflow[intra.company], np.array([0]))
+    large = component.solved()
+    np.testing.assert_allclose(small.company, large.company, rtol=1e-13)
+    np.testing.assert_allclose(small.flow, large.flow, rtol=1e-12)
 
 
-def test_the_same_component_gives_the_same_bits() -> None:
-    part = power_law(2000, 20_000, 5)
-    first, second = solved(part), solved(part)
-    assert first.company.tobytes() == second.company.tobytes()
-    assert first.flow.tobytes() == second.flow.tobytes()
-
-
-def test_one_thread_and_two_give_the_same_bits() -> None:
-    script = (
-        "import hashlib, sys; sys.path.insert(0, sys.argv[1]); import test_roundtrip_exact as t\n"
-        "found = t.solved(t.power_law(2000, 20_000, 5))\n"
-        "print(hashlib.sha256(found.company.tobytes() + found.flow.tobytes()).hexdigest())"
-    )
-    digests = set()
-    for threads in ("1", "2"):
-        environment = os.environ | {"OPENBLAS_NUM_THREADS": threads, "NUMBA_NUM_THREADS": threads}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        command = [sys.executable, "-c", script, os.path.dirname(os.path.abspath(__file__))]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        digests.add(run.stdout)
-    assert len(digests) == 1
-
-
-def test_renumbering_the_companies_changes_no_more_than_the_last_digits() -> None:
-    offsets, payee, amount, throughflow = part = power_law(1500, 12_000, 4)
-    new = np.random.default_rng(0).permutation(throughflow.size)
-    payer = new[payers(part)]
-    order = np.lexsort((new[payee], payer))
-    renumbered = np.concatenate([[0], np.cumsum(np.bincount(payer))]).astype(np.int64)
-    old = np.argsort(new)
-    found = solved((renumbered, new[payee][order].astype(np.int32), amount[order], throughflow[old]))
-    expected = solved((offsets, payee, amount, throughflow))
-    np.testing.assert_allclose(found.company[new], expected.company, rtol=1e-12)
-    np.testing.assert_allclose(found.flow, expected.flow[order], rtol=1e-12)
-
-
-def test_a_core_beyond_the_limit_is_refused_and_one_within_is_solved() -> None:
-    part = power_law(2000, 20_000, 1)
-    assert exact_returns(*part, core_limit=50) is None
-    found = exact_returns(*part, core_limit=1500)
-    assert found is not None
-    np.testing.assert_allclose(found.company, solved(part).company, rtol=1e-12)
-
-
-def test_arrays_given_are_left_as_they_were() -> None:
-    part = power_law(800, 6_000, 3)
-    before = [array.copy() for array in part]
-    solved(part)
-    for array, copy in zip(part, before, strict=True):
-        np.testing.assert_array_equal(array, copy)
-
-
-def test_many_small_components_equal_each_one_alone() -> None:
-    rng = np.random.default_rng(7)
-    payer, payee, amount, start = [], [], [], 0
-    for size in [2] * 300 + [3] * 200 + [5, 8, 13, 21, 34, 55, 144]:
-        ring = np.arange(size)
-        chords = rng.integers(0, size, (2, size))
-        payer.append(start + np.concatenate([ring, chords[0]]))
-        payee.append(start + np.concatenate([np.roll(ring, -1), chords[1]]))
-        # Every third component is a bare ring of one amount: it leaks nothing.
-        amount.append(rng.integers(1, 1000, 2 * size))
-        if rng.random() < 1 / 3:
-            payer[-1], payee[-1], amount[-1] = payer[-1][:size], payee[-1][:size], np.full(size, 9)
+def test_many_small_components_equal_each_solved_alone() -> None:
+    """Sizes 2 to 40, several of each, one of them closed; what was not asked for comes back as NaN."""
+    parts, start = [], 0
+    for size in (2, 2, 3, 3, 3, 5, 17, 17, 40):
+        part = ring_with(size, 2 * size, seed=start)
+        parts.append((part.payer + start, part.payee + start, part.amount))
         start += size
-    graph = FlowGraph.from_arrays(np.concatenate(payer), np.concatenate(payee), np.concatenate(amount), companies=start)
+    parts.append((np.array([start, start + 1]), np.array([start + 1, start]), np.array([9, 9])))
+    payer, payee, amount = (np.concatenate(column) for column in zip(*parts, strict=True))
+    graph = FlowGraph.from_arrays(payer, payee, amount)
     intra = graph.intra(components_of(graph).labels)
-    throughflow = graph.throughflow[intra.company]
-    together = exact_small(intra, throughflow, np.arange(intra.components))
-    assert (together.company == 1).sum() > 100
-    for number in range(intra.components):
-        first, last = intra.company_offsets[number : number + 2]
-        flows = slice(intra.flow_offsets[first], intra.flow_offsets[last])
-        offsets = intra.flow_offsets[first : last + 1] - flows.start
-        alone = solved((offsets, intra.payee[flows].astype(np.int32), intra.amount[flows], throughflow[first:last]))
-        np.testing.assert_allclose(together.company[first:last], alone.company, rtol=1e-13)
-        np.testing.assert_allclose(together.flow[flows], alone.flow, rtol=1e-13)
+    through = graph.throughflow[intra.company]
+    asked = np.arange(1, intra.components)
+    small = exact_small(intra, through, asked)
+    for component in range(intra.components):
+        members = slice(intra.company_offsets[component], intra.company_offsets[component + 1])
+        offsets = intra.flow_offsets[members.start : members.stop + 1]
+        flows = slice(offsets[0], offsets[-1])
+        if component not in asked:
+            assert np.isnan(small.company[members]).all() and np.isnan(small.flow[flows]).all()
+            continue
+        alone = exact_returns(offsets - offsets[0], intra.payee[flows], intra.amount[flows], through[members])
+        assert alone is not None
+        np.testing.assert_allclose(small.company[members], alone.company, rtol=1e-13)
+        np.testing.assert_allclose(small.flow[flows], alone.flow, rtol=1e-12)
 
 
-def test_components_not_asked_for_stay_open() -> None:
-    graph = FlowGraph.from_arrays(np.array([0, 1, 2, 3]), np.array([1, 0, 3, 2]), np.array([4, 2, 6, 5]), companies=4)
+def test_amounts_near_the_end_of_int64(stage: str) -> None:
+    most = 2**62
+    component = from_matrix([[0, most - 1, most], [most - 3, 0, 5], [most, 1, 0]])
+    assert_close(component.solved().company, component.rational(), 1e-13)
+
+
+def test_int32_and_int64_payees_give_the_same_bits(stage: str) -> None:
+    component = hub_heavy(700, 4000, seed=5)
+    wide = component.solved()
+    component.payee = component.payee.astype(np.int32)
+    narrow = component.solved()
+    assert (wide.company == narrow.company).all() and (wide.flow == narrow.flow).all()
+
+
+def test_runs_repeat_bit_by_bit(stage: str) -> None:
+    component = hub_heavy(1200, 12_000, seed=6)
+    first = component.solved()
+    for _ in range(2):
+        again = component.solved()
+        assert (first.company == again.company).all() and (first.flow == again.flow).all()
+
+
+def test_input_is_left_alone(stage: str) -> None:
+    component = hub_heavy(400, 3000, seed=7)
+    before = [part.copy() for part in (component.offsets, component.payee, component.amount, component.throughflow)]
+    component.solved()
+    after = (component.offsets, component.payee, component.amount, component.throughflow)
+    assert all((one == other).all() for one, other in zip(before, after, strict=True))
+
+
+def test_a_core_above_its_limit_is_refused_and_one_within_accepted() -> None:
+    component = hub_heavy(6000, 40_000, seed=8)
+    free = component.solved()
+    needed = smallest_core(component)
+    within = component.solve(core_limit=needed)
+    assert component.solve(core_limit=needed // 3) is None
+    assert within is not None
+    np.testing.assert_allclose(within.company, free.company, rtol=1e-12)
+
+
+def smallest_core(component: Component) -> int:
+    """Return a limit near the smallest that is accepted, by bisection."""
+    low, high = 0, component.size
+    while high - low > 50:
+        middle = (low + high) // 2
+        low, high = (low, middle) if component.solve(core_limit=middle) is not None else (middle, high)
+    return high
+
+
+def test_refusing_takes_a_small_part_of_the_work() -> None:
+    """With a tenth of the core that it needs, the lists must not be filled up first."""
+    component = ring_with(30_000, 150_000, seed=9)
+    payer, probability, leak = component.payer, component.amount / component.throughflow[component.payer], None
+    leak = (component.throughflow - component.paid) / component.throughflow
+    rows, columns, eliminated, scratch = cpu_elimination._lists(component.offsets, component.payee, probability, leak)
+    assert component.solve(core_limit=1000) is None
+    assert payer.size < 200_000
+    state = cpu_elimination._NEEDS_ROOM
+    while state == cpu_elimination._NEEDS_ROOM:
+        state = cpu_elimination._eliminate(
+            rows, columns, eliminated, scratch, 1000, cpu_elimination._FLOPS_PER_PAIR, 0.0
+        )
+        if state == cpu_elimination._NEEDS_ROOM:
+            rows, columns, eliminated, scratch = cpu_elimination._with_room(rows, columns, eliminated, scratch)
+    assert rows.length[scratch.present].sum() < 5 * component.payee.size
+
+
+def test_sweeps_invert_dense_chains() -> None:
+    """The core alone, in every size around its blocks, against NumPy; one company at a time gives the same."""
+    for size in (1, 2, 31, 32, 33, 127, 128, 129, 300):
+        rng = np.random.default_rng(size)
+        move = rng.random((size, size)) * (rng.random((size, size)) < 0.5)
+        np.fill_diagonal(move, 0.0)
+        leak = rng.random(size) + 1e-3
+        whole = move.sum(axis=1) + leak
+        move, leak = move / whole[:, None], leak / whole
+        expected = np.linalg.inv(np.eye(size) - move)
+        blocked, stacked = np.asfortranarray(move), move[None].copy()
+        sweep(blocked, leak.copy())
+        sweep_stack(stacked, leak[None].copy())
+        np.testing.assert_allclose(blocked, expected, rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(stacked[0], expected, rtol=1e-9, atol=1e-13)
+
+
+def test_giant_component_of_a_power_law_equals_dense_numpy() -> None:
+    """The slow one: 3,922 companies, all three stages at their own prices."""
+    graph = FlowGraph.from_arrays(*graphs.power_law(4000, 40_000, 1), companies=4000)
     intra = graph.intra(components_of(graph).labels)
-    found = exact_small(intra, graph.throughflow[intra.company], np.array([1]))
-    assert np.isnan(found.company).tolist() == [True, True, False, False]
-    assert np.isnan(found.flow).tolist() == [True, True, False, False]
-
-
-@pytest.mark.parametrize("companies", [1, 2, 31, 33, 128, 129, 400])
-def test_sweeping_in_blocks_equals_sweeping_one_by_one(companies: int) -> None:
-    rng = np.random.default_rng(companies)
-    chain = rng.random((companies, companies)) * (rng.random((companies, companies)) < 0.3)
-    leak = rng.random(companies) * 1e-12 + 1e-15
-    np.fill_diagonal(chain, 0)
-    whole = chain.sum(1) + leak
-    chain, leak = np.asfortranarray(chain / whole[:, None]), leak / whole
-    one_by_one = chain.copy()[None]
-    sweep_stack(one_by_one, leak.copy()[None])
-    sweep(chain, leak.copy())
-    np.testing.assert_allclose(chain, one_by_one[0], rtol=1e-12)
+    size = int(intra.company_offsets[1])
+    flows = slice(0, int(intra.flow_offsets[size]))
+    through, offsets = graph.throughflow[intra.company[:size]], intra.flow_offsets[: size + 1]
+    found = exact_returns(offsets, intra.payee[flows], intra.amount[flows], through)
+    assert found is not None
+    payer = np.repeat(np.arange(size), np.diff(offsets))
+    move = np.zeros((size, size))
+    move[payer, intra.payee[flows]] = intra.amount[flows] / through[payer]
+    visits = np.linalg.inv(np.eye(size) - move)
+    np.testing.assert_allclose(found.company, 1 - 1 / np.diag(visits), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(found.flow, visits[intra.payee[flows], payer] / visits[payer, payer], rtol=0, atol=1e-12)

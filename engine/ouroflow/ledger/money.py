@@ -119,9 +119,9 @@ def apply_rates(
     Returns
     -------
     Minor
-        With MISSING_CURRENCY, NO_RATE and TOO_LARGE for the rows that cannot be converted; a row with several faults has
-        the lowest code. `rounding` stays where every rate in use is 1, and else is 0: differences in several currencies
-        have no sum.
+        With MISSING_CURRENCY, NO_RATE and TOO_LARGE for the rows that cannot be converted; a row with several faults
+        has the lowest code. `rounding` stays where every rate in use is 1, and else is 0: differences in several
+        currencies have no sum.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def _times(values: Int64s, rate: Fraction) -> tuple[Int64s, npt.NDArray[np.bool_
     """Multiply by a positive rate, half-even; return products, where they pass int64 (0 there), and the rounding."""
     top, bottom = rate.numerator, rate.denominator
     low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-    largest = max(-low, high)
+    largest = max(-low, high, 1)
     if bottom == 1:
         limit = (_LIMIT - 1) // top
         if largest <= limit:

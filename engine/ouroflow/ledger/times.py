@@ -62,9 +62,9 @@ def to_times(column: pa.Array | pa.ChunkedArray) -> Times:
     -----
     Integers are read as the column they are in: seconds, milliseconds, microseconds or nanoseconds since 1970 if all of
     them fall into 1990 to 2100 in that unit (seconds: 631152000 up to 4102444800, and so on times 1000; the four ranges
-    do not touch); dates if all lie between 19000101 and 21001231 and most are calendar days YYYYMMDD; else steps.
-    Text is a column of integers if more than half of its cells are. So this must see the whole column: parts could be read in
-    different ways.
+    do not touch); dates if all lie between 19000101 and 21001231 and most are calendar days YYYYMMDD; else steps. Text
+    is a column of integers if more than half of its cells are. So this must see the whole column: parts could be read
+    in different ways.
 
     Text may be 2025-01-31, 2025/01/31, 2025.01.31 or 20250131, each alone or followed by T or a space and 13, 13:45,
     13:45:10 or 13:45:10.123456789, and by Z, UTC or an offset such as +09:00. Day first and month first are not told

@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 # Eliminating a company and walking back over it costs as much per pair of payer and payee as this many flops of BLAS (measured).
-_FLOPS_PER_PAIR = 60.0
+_FLOPS_PER_PAIR = 120.0
 
 
 @njit(cache=True)

@@ -31,10 +31,10 @@ Positions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
 
-# A pair of payer and payee costs as much in lists as this many floating point operations of BLAS (measured, 2 cores with AVX-512). Within
-# the dense core eliminating goes on at a lower price, so the lists are left earlier, unless the core would pass its limit.
+# A pair of payer and payee costs as much in lists as this many floating point operations of BLAS (measured, 2 cores with AVX-512). In the
+# dense core eliminating goes on at a small part of that, so the lists are left early, unless the core would pass its limit.
 _FLOPS_PER_PAIR = 600.0
-_FLOPS_TO_LEAVE = 1200.0
+_FLOPS_TO_LEAVE = 40_000.0
 _FINISHED, _NEEDS_ROOM = 0, 1
 _ROWS, _COLUMNS, _ONWARD, _SHARE, _HEAP, _ELIMINATED = range(6)  # what `used` counts
 
