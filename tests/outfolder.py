@@ -16,6 +16,7 @@ from scipy.sparse import csgraph, csr_array
 
 from ouroflow.digest import result_digest
 
+RANGES = "certificate/ranges.parquet"
 TABLES = (
     "companies.parquet",
     "flows.parquet",
@@ -105,11 +106,13 @@ def write_out(
     hops: int | None = None,
     half_width: float = 0.0,
     measured: bool = True,
+    ranges: dict[tuple[int, int], tuple[int, int]] | None = None,
 ) -> Path:
     """Write an OUT folder.
 
     `external` are known external flows (inflow, outflow). With a `half_width`, round trips are stated as intervals of
     that share of the round trip to either side instead of exactly. Without `measured`, there are components only.
+    `ranges` are announced lows and highs of flows; the intervals over them are then as wide as they can be.
     """
     n = companies or max([*payer, *payee, -1]) + 1
     weights, payments = np.zeros((n, n), object), np.zeros((n, n), int)
@@ -133,9 +136,21 @@ def write_out(
     nontrivial = int((sizes >= 2).sum())
     total, stated = int(sum(paid)), (lambda figures: figures if measured else [None] * len(figures))
     low, high = back * (1 - half_width), np.minimum(back * (1 + half_width), np.minimum(paid, received))
+    if ranges:
+        most = float(total + sum(top for _, top in ranges.values()))
+        low, high = back * 0, np.where(sizes[labels] > 1, most, 0.0)
 
     def quotients(parts: Any, wholes: list[int]) -> list[float | None]:
         return [float(part / whole) if whole else None for part, whole in zip(parts, wholes, strict=True)]
+
+    def fractions(name: str, wholes: list[int]) -> dict[str, pa.Array]:
+        ends = [quotients(parts, wholes) for parts in (back, low, high)]
+        if ranges:
+            ends[1:] = [[None if part is None else end for part in ends[0]] for end in (0.0, 1.0)]
+        return {
+            f"{name}_fraction{end}": pa.array(stated(parts), reals)
+            for end, parts in zip(("", "_low", "_high"), ends, strict=True)
+        }
 
     inside = [(i, j) for i, j in flows if labels[i] == labels[j]]
     returns = [float(hits[j, i]) if labels[i] == labels[j] else 0.0 for i, j in flows]
@@ -162,8 +177,8 @@ def write_out(
             "round_trip": pa.array(stated(back), reals),
             "round_trip_low": pa.array(stated(low), reals),
             "round_trip_high": pa.array(stated(high), reals),
-            "return_fraction": pa.array(stated(quotients(back, paid)), reals),
-            "self_funded_fraction": pa.array(stated(quotients(back, received)), reals),
+            **fractions("return", paid),
+            **fractions("self_funded", received),
             "external_in": pa.array([t - r for t, r in zip(through, received, strict=True)], ints),
             "external_out": pa.array([t - p for t, p in zip(through, paid, strict=True)], ints),
         },
@@ -200,6 +215,9 @@ def write_out(
     }
 
     def figure(value: float, width: float = 0.0, method: str = "exact") -> dict[str, Any]:
+        if ranges:
+            method = "exact at the stated amounts; interval proven"
+            return {"value": value, "low": 0.0, "high": 1.0, "method": method}
         return {"value": value, "low": value * (1 - width), "high": min(1.0, value * (1 + width)), "method": method}
 
     unbalanced = sum(abs(p - r) for p, r in zip(paid, received, strict=True))
@@ -223,11 +241,22 @@ def write_out(
     used = int(payments.sum())
     run = {
         "rows": {"read": used + own + 3, "used": used, "self_payments": own, "rejected": {"null": 2, "negative": 1}},
-        "settings": {"decimals": 2, "unit": "USD", "hops": hops},
+        "settings": {"decimals": 2, "unit": "USD", "hops": hops, **({} if external else {"boundary": None})},
         "tables": {},
         "digest": "",
     }
     (out / "certificate").mkdir(parents=True)
+    if ranges:
+        at = [int(weights[flow]) for flow in ranges]
+        columns = {
+            "payer": pa.array([identity[i] for i, _ in ranges], key),
+            "payee": pa.array([identity[j] for _, j in ranges], key),
+            "low": pa.array([low for low, _ in ranges.values()], ints),
+            "high": pa.array([high for _, high in ranges.values()], ints),
+            "attained_low": pa.array(at, ints),
+            "attained_high": pa.array(at, ints),
+        }
+        pq.write_table(pa.table(columns), out / RANGES)
     for name in TABLES:
         pq.write_table(pa.table(tables[name]), out / name)
     (out / "summary.json").write_text(json.dumps(summary))
@@ -236,13 +265,18 @@ def write_out(
     return out
 
 
+def tables_of(out: Path) -> list[str]:
+    """Names of the tables of a folder."""
+    return [*TABLES, *([RANGES] if (out / RANGES).exists() else [])]
+
+
 def seal(out: Path, *, digest: bool = False) -> None:
     """Write the SHA-256 of all files, as they are now, to run.json; with `digest` the result digest too."""
     run = json.loads((out / "run.json").read_text())
-    for name in [*TABLES, "summary.json"]:
+    for name in [*tables_of(out), "summary.json"]:
         run["tables"][name] = hashlib.sha256((out / name).read_bytes()).hexdigest()
     if digest:
-        run["digest"] = result_digest(*(pq.read_table(out / name) for name in TABLES[:3]))
+        run["digest"] = result_digest(*(pq.read_table(out / name) for name in [*TABLES[:3], *tables_of(out)[5:]]))
     (out / "run.json").write_text(json.dumps(run))
 
 

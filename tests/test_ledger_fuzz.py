@@ -168,13 +168,11 @@ def check_account(ledger: Ledger) -> None:
     assert len(ledger.payer) == len(ledger.payee) == len(ledger.amount) == rows.used > 0
     assert (ledger.amount > 0).all()
     assert (ledger.payer != ledger.payee).all()
-    assert 0 <= min(ledger.payer.min(), ledger.payee.min())
+    assert min(ledger.payer.min(), ledger.payee.min()) >= 0
     assert max(ledger.payer.max(), ledger.payee.max()) < len(ledger.companies)
-    if ledger.row is None:
-        assert rows.read == rows.used
-    else:
-        assert len(ledger.row) == rows.used
-        assert (np.diff(ledger.row) > 0).all()
+    assert len(ledger.unused) == rows.read - rows.used
+    assert (np.diff(ledger.unused) > 0).all()
+    assert not len(ledger.unused) or 0 <= ledger.unused[0] <= ledger.unused[-1] < rows.read
     set_aside = sum(count for reason, count in rows.rejected.items() if reason != "status not selected")
     assert (0 if ledger.rejected is None else len(ledger.rejected)) == set_aside
 
@@ -205,8 +203,7 @@ def check_against_slow_reader(seed: int, folder: Path) -> str:
         for payer, payee, amount in zip(ledger.payer.tolist(), ledger.payee.tolist(), ledger.amount.tolist(), strict=True)
     ]
     assert got == [payment for _, payment in expected]
-    positions = range(len(rows)) if ledger.row is None else ledger.row.tolist()
-    assert list(positions) == [number for number, _ in expected]
+    assert [row - 1 for _, row in ledger.where(range(len(got)))] == [number for number, _ in expected]
     if ledger.rejected is not None:
         assert ledger.rejected["row"].to_pylist() == [
             number + 1 for number, verdict in enumerate(verdicts) if verdict.reason not in (None, "status not selected")

@@ -306,3 +306,79 @@ def test_a_graph_without_flows_has_no_round_trips() -> None:
     answer = round_trip_fractions(FlowGraph.from_arrays([], [], [], companies=3))
     assert values(answer) == (0.0, 0.0)
     assert not answer.companies.round_trip.any()
+
+
+# --- the sampled way, where elimination is not tried --------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_elimination(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send every component the way of those that are too large for elimination."""
+    monkeypatch.setattr("ouroflow.roundtrip._TRY_COMPANIES", 0)
+    monkeypatch.setattr("ouroflow.roundtrip.cpu_exact.SMALL", 1)
+
+
+def economy(seed: int, companies: int = 60, flows: int = 400) -> FlowGraph:
+    rng = np.random.default_rng(seed)
+    ends = rng.integers(0, companies, (2, flows))
+    return FlowGraph.from_arrays(ends[0], ends[1], rng.integers(1, 10**6, flows), companies=companies)
+
+
+@pytest.mark.usefixtures("no_elimination")
+def test_sampled_intervals_hold_the_exact_figure_as_often_as_they_say() -> None:
+    graph = economy(1)
+    exact = oracle.dense(_matrix(graph)).fraction
+    misses = 0
+    for seed in range(200):
+        answer = round_trip_fractions(graph, tolerance=5e-3, top=0, seed=seed)
+        assert "walks" in answer.fraction.method
+        assert answer.fraction.width <= 1e-2
+        misses += not answer.fraction.low <= exact <= answer.fraction.high
+    # 200 intervals at 99% miss 2 on average; 9 or more happen once in 3,000 times.
+    assert misses <= 8
+
+
+@pytest.mark.usefixtures("no_elimination")
+@pytest.mark.parametrize("seed", range(6))
+def test_certified_companies_hold_the_exact_figure(seed: int) -> None:
+    graph = economy(seed)
+    expected = oracle.dense(_matrix(graph)).round_trip
+    answer = round_trip_fractions(graph, tolerance=1e-3, top=10, companies=[3, 4], seed=seed)
+    money = answer.companies
+    assert (money.low <= money.round_trip).all() and (money.round_trip <= money.high).all()
+    narrow = money.return_high - money.return_low <= 2.001e-3
+    assert narrow[[3, 4]].all() and np.count_nonzero(narrow) >= 10
+    inside = (money.low <= expected * (1 + 1e-12)) & (expected <= money.high * (1 + 1e-12))
+    # 60 intervals at 99% each: five misses at once would happen less than once in 4,000 times.
+    assert np.count_nonzero(~inside) <= 4
+
+
+@pytest.mark.usefixtures("no_elimination")
+def test_the_same_seed_gives_the_same_answer_and_another_seed_another() -> None:
+    graph = economy(2)
+    first, again, other = (round_trip_fractions(graph, seed=seed) for seed in (5, 5, 6))
+    assert first.fraction == again.fraction != other.fraction
+    np.testing.assert_array_equal(first.companies.round_trip, again.companies.round_trip)
+
+
+@pytest.mark.usefixtures("no_elimination")
+def test_zero_tolerance_asks_for_exact_figures_whatever_they_cost() -> None:
+    answer = round_trip_fractions(economy(3), tolerance=0)
+    assert answer.method == "exact" and answer.fraction.width == 0
+
+
+def test_small_components_stay_exact_beside_a_large_sampled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ouroflow.roundtrip._TRY_COMPANIES", 0)
+    monkeypatch.setattr("ouroflow.roundtrip.cpu_exact.SMALL", 10)
+    large = economy(4)
+    payer, payee = np.append(large.payer, [60, 61]), np.append(large.payee, [61, 60])
+    graph = FlowGraph.from_arrays(payer, payee, np.append(large.amount, [5, 2]))
+    money = round_trip_fractions(graph, top=5).companies
+    assert money.low[60] == money.round_trip[60] == money.high[60] == pytest.approx(2.0, abs=1e-15)
+    assert (money.low[:60] < money.high[:60]).any()
+
+
+def _matrix(graph: FlowGraph) -> np.ndarray:
+    matrix = np.zeros((graph.companies, graph.companies))
+    matrix[graph.payer, graph.payee] = graph.amount
+    return matrix

@@ -21,12 +21,18 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+import ouroflow
 import ouroflow.verify
 import ouroflow.verify.recompute as recompute
+from ouroflow.cli import main
 from ouroflow.digest import result_digest
 from ouroflow.errors import UsageError, VerificationError
 from ouroflow.verify import VerifyReport, verify
-from outfolder import TABLES, hitting_probabilities, random_payments, seal, write_out
+from ouroflow.verify.findings import Findings
+from ouroflow.verify.ranges import FRACTIONS
+from ouroflow.verify.ranges import _World as World
+from ouroflow.verify.stored import Stored, check_files, check_tables
+from outfolder import RANGES, TABLES, hitting_probabilities, random_payments, seal, tables_of, write_out
 
 # Two loops, a chain into and out of them, an isolated balanced ring and a company that pays itself.
 PAYER = [0, 1, 2, 0, 2, 3, 4, 3, 5, 6, 7, 8, 9, 9, 9]
@@ -105,7 +111,7 @@ def test_other_kinds_of_runs_are_verified(variant: str, tmp_path: Path) -> None:
 
 
 def numeric_columns(out: Path) -> Iterator[tuple[str, str]]:
-    for name in TABLES:
+    for name in tables_of(out):
         for field in pq.read_schema(out / name):
             if pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
                 yield name, field.name
@@ -194,6 +200,180 @@ def test_any_number_altered_in_the_json_files_is_found(name: str, out: Path) -> 
             assert checks - {"files"}
             (out / name).write_bytes(kept)
             (out / "run.json").write_bytes(run)
+
+
+SOME_RANGES = {
+    (0, 1): (0, 900),
+    (2, 0): (1, 300),
+    (3, 4): (500, 1000),
+    (4, 3): (100, 790),
+    (2, 3): (0, 91),
+    (6, 7): (39, 41),
+}
+
+
+@pytest.fixture(scope="module")
+def ranged_sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_out(tmp_path_factory.mktemp("ranged") / "out", PAYER, PAYEE, AMOUNT, ranges=SOME_RANGES)
+
+
+@pytest.fixture
+def ranged(ranged_sound: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ranged_sound, tmp_path / "ranged")
+    return tmp_path / "ranged"
+
+
+def test_any_number_altered_in_a_run_over_ranges_is_found(ranged: Path) -> None:
+    assert verify(ranged).ok, verify(ranged).render()
+    for name, column in numeric_columns(ranged):
+        for row in range(0, pq.read_metadata(ranged / name).num_rows, 1 if name == RANGES else 3):
+            for relative in (1e-6, -1e-6, 1e-12):
+                kept, run = (ranged / name).read_bytes(), (ranged / "run.json").read_bytes()
+                if alter(ranged, name, column, row, relative):
+                    what = f"{name} {column} row {row} by {relative}"
+                    seal(ranged)
+                    checks = expect_found(ranged, what)
+                    # The bounds, and what is stated about ranges, are held by the digest; all else by computing again.
+                    bound = name == RANGES or column.endswith(("_low", "_high"))
+                    assert bound or checks - {"digest"}, what
+                    (ranged / name).write_bytes(kept)
+                    (ranged / "run.json").write_bytes(run)
+    assert verify(ranged).ok
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize("key", FRACTIONS)
+def test_an_interval_that_does_not_hold_over_the_ranges_is_found(key: str, end: str, ranged: Path) -> None:
+    """With SHA-256 and digest forged: an end that stands next to the value is passed somewhere."""
+    value = json.loads((ranged / "summary.json").read_text())[key]["value"]
+    edit_json(ranged, "summary.json", (key, end), value)
+    seal(ranged, digest=True)
+    assert expect_found(ranged, f"{key} {end}") == {"ranges"}
+
+
+@pytest.mark.parametrize("column", ["round_trip", "return_fraction", "self_funded_fraction"])
+def test_an_interval_of_a_company_that_does_not_hold_over_the_ranges_is_found(column: str, ranged: Path) -> None:
+    table = pq.read_table(ranged / "companies.parquet")
+    for end in ("_low", "_high"):
+        at = table.column_names.index(column + end)
+        pq.write_table(table.set_column(at, column + end, table[column]), ranged / "companies.parquet")
+        seal(ranged, digest=True)
+        assert expect_found(ranged, column + end) == {"ranges"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("low", 600), ("high", 400), ("low", -1), ("attained_low", 901), ("attained_high", -5), ("high", 2**63 - 1)],
+)
+def test_ranges_that_make_no_sense_are_found(column: str, value: int, ranged: Path) -> None:
+    table = pq.read_table(ranged / RANGES)
+    values = [value, *table[column].to_pylist()[1:]]
+    at = table.column_names.index(column)
+    pq.write_table(table.set_column(at, column, pa.array(values, pa.int64())), ranged / RANGES)
+    seal(ranged, digest=True)
+    assert "ranges" in expect_found(ranged, f"{column} {value}")
+
+
+def test_ranges_of_no_flow_or_twice_or_left_out_are_found(ranged: Path) -> None:
+    table = pq.read_table(ranged / RANGES)
+    swapped = table.rename_columns(["payee", "payer", *table.column_names[2:]])
+    for wrong in (swapped, pa.concat_tables([table, table.slice(0, 1)]), table.slice(0, 0)):
+        pq.write_table(wrong, ranged / RANGES)
+        seal(ranged, digest=True)
+        assert "ranges" in expect_found(ranged, "ranges")
+    (ranged / RANGES).unlink()
+    run = json.loads((ranged / "run.json").read_text())
+    del run["tables"][RANGES]
+    (ranged / "run.json").write_text(json.dumps(run))
+    assert "brackets" in expect_found(ranged, "ranges not listed")
+
+
+@given(st.integers(0, 10_000), st.integers(2, 9), st.integers(1, 30))
+@examples(max_examples=40)
+def test_figures_at_other_amounts_are_those_of_a_run_at_those_amounts(seed: int, companies: int, payments: int) -> None:
+    """The dense code of the ranges check against the oracle, flows that vanish and falling components included."""
+    payer, payee, amount = random_payments(seed, companies, payments)
+    draw = np.random.default_rng(seed)
+    weights: dict[tuple[int, int], int] = {}
+    for i, j, money in zip(payer, payee, amount, strict=True):
+        if i != j:
+            weights[i, j] = weights.get((i, j), 0) + money
+    ranges = {flow: (0, money + 50) for flow, money in weights.items() if draw.random() < 0.6}
+    if not ranges:
+        return
+    with TemporaryDirectory() as folder:
+        out = write_out(Path(folder) / "out", payer, payee, amount, companies=companies, ranges=ranges)
+        report = verify(out)
+        assert report.ok, report.render()
+        stored = Stored(out)
+        for check in (check_files, check_tables):
+            check(stored, Findings())
+        flows = list(zip(stored.payer.tolist(), stored.payee.tolist(), strict=True))
+        world = World.of(stored, np.array([flows.index(flow) for flow in ranges]))
+        most = np.array([high for _, high in ranges.values()])
+        chosen = np.array([draw.integers(0, most + 1) * draw.integers(0, 2, len(most)) for _ in range(5)])
+        fractions, money, returned, funded = world.figures(chosen)
+        for choice, amounts in enumerate(chosen):
+            moved = weights | dict(zip(ranges, map(int, amounts), strict=True))
+            paying = [(i, j, money) for (i, j), money in moved.items() if money]
+            if not paying:
+                assert np.isnan(fractions[choice][[0, 2, 3, 4]]).all()
+                continue
+            other = write_out(Path(folder) / f"{choice}", *map(list, zip(*paying, strict=True)), companies=companies)
+            summary = json.loads((other / "summary.json").read_text())
+            expected = [summary[key]["value"] for key in FRACTIONS]
+            assert fractions[choice] == pytest.approx(expected, rel=1e-9, abs=1e-12)
+            table = pq.read_table(other / "companies.parquet").take(world.members)
+            for found, column in (
+                (money, "round_trip"),
+                (returned, "return_fraction"),
+                (funded, "self_funded_fraction"),
+            ):
+                stated = [math.nan if part is None else part for part in table[column].to_pylist()]
+                assert found[choice] == pytest.approx(stated, rel=1e-9, abs=1e-9, nan_ok=True)
+
+
+@pytest.fixture(scope="module")
+def ai_deals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("ai-deals") / "out"
+    ouroflow.analyze("ai-deals", out=out)
+    return out
+
+
+def test_a_real_run_is_verified_and_altered_numbers_end_with_exit_code_6(
+    ai_deals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", str(ai_deals)]) == 0
+    assert "choices of amounts" in capsys.readouterr().out
+    for at, (name, column) in enumerate(numeric_columns(ai_deals)):
+        out = tmp_path / f"{at}"
+        shutil.copytree(ai_deals, out)
+        altered = next((row for row in range(5) if alter(out, name, column, row, 1e-6)), None)
+        if altered is None:
+            continue
+        assert main(["verify", str(out)]) == 6
+        text = capsys.readouterr().out
+        assert "NOT VERIFIED" in text
+        assert name in text
+    for key in FRACTIONS:
+        for end in ("low", "value", "high"):
+            out = tmp_path / f"{key} {end}"
+            shutil.copytree(ai_deals, out)
+            stated = json.loads((out / "summary.json").read_text())[key][end]
+            edit_json(out, "summary.json", (key, end), stated * (1 - 1e-6))
+            assert main(["verify", str(out)]) == 6
+
+
+def test_a_real_interval_cut_a_little_inside_of_what_was_attained_is_found(ai_deals: Path, tmp_path: Path) -> None:
+    """The scenarios of the search stand in the files: no forged hash helps an interval that leaves them out."""
+    for end, part in (("low", 0.75), ("high", 0.75)):
+        out = tmp_path / end
+        shutil.copytree(ai_deals, out)
+        figure = json.loads((out / "summary.json").read_text())["round_trip_fraction"]
+        cut = figure["value"] + part * (figure[end] - figure["value"])
+        edit_json(out, "summary.json", ("round_trip_fraction", end), cut)
+        seal(out, digest=True)
+        assert expect_found(out, f"round_trip_fraction {end} cut") == {"ranges"}
 
 
 def test_consistent_lies_are_found_by_computing_again(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ All arithmetic on words is modulo 2**64. ``mix`` is the finaliser of splitmix64 
 column, in the order of the list below; a null absorbs ``NULL``. A table is then the pair of sums over its rows of
 ``mix(h ^ LANES[0])`` and ``mix(h ^ LANES[1])``: sums do not depend on the order of rows, need no sort, and add up over
 the parts of a cluster. The digest is the SHA-256, in hex, of the ASCII text ``ouroflow-result-1\n`` followed by
-``<table> <rows> <sum 0> <sum 1>\n`` for companies, flows, components in this order (sums as 16 lower case hex digits).
+``<table> <rows> <sum 0> <sum 1>\n`` for companies, flows, components and, where amounts are announced as ranges, ranges
+in this order (sums as 16 lower case hex digits).
 
 =========== ===========================================================================================
 table       words of a row
@@ -19,6 +20,7 @@ companies   identity(company), paid, received, component, external_in, external_
             fraction(round_trip / max(paid, 1)), bound(round_trip_low), bound(round_trip_high)
 flows       identity(payer), identity(payee), amount, payments, component, fraction(return_fraction)
 components  component, companies, flows, amount, relative(circulation_low), relative(circulation_high)
+ranges      identity(payer), identity(payee), low, high, attained_low, attained_high
 =========== ===========================================================================================
 
 - integers: the two's complement of the int64.
@@ -33,14 +35,18 @@ components  component, companies, flows, amount, relative(circulation_low), rela
 - bound(x): ``EXACT`` where round_trip_low = round_trip = round_trip_high, else relative(x).
 - a fraction or relative that is not finite is ``NOT_FINITE``.
 
-Columns that follow from these (return_fraction and self_funded_fraction of companies, round_trip of flows and
-components) are left out: ``ouroflow verify`` recomputes them. The digest is an identity, not a proof, and no defence
-against forgery.
+With ranges, the rows of companies absorb four more words, for there the bounds of fractions are no quotients: relative
+of return_fraction_low, return_fraction_high, self_funded_fraction_low and self_funded_fraction_high.
+
+Columns that follow from these (return_fraction and self_funded_fraction of companies, with their bounds where there are
+no ranges, round_trip of flows and components) are left out: ``ouroflow verify`` recomputes them. The digest is an
+identity, not a proof, and no defence against forgery.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,13 +67,15 @@ LONG_IDENTITY = 256
 ROWS_AT_ONCE = 1 << 18  # keeps the working arrays of one step in cache
 
 
-def result_digest(companies: pa.Table, flows: pa.Table, components: pa.Table) -> str:
-    """Return the digest of the three result tables as 64 hex digits.
+def result_digest(companies: pa.Table, flows: pa.Table, components: pa.Table, ranges: pa.Table | None = None) -> str:
+    """Return the digest of the result tables as 64 hex digits.
 
     Parameters
     ----------
     companies, flows, components : pa.Table
         The tables of the OUT folder, in any row order and chunking, with the columns named in this module's docstring.
+    ranges : pa.Table, optional
+        certificate/ranges.parquet, where amounts are announced as ranges.
 
     Raises
     ------
@@ -75,11 +83,14 @@ def result_digest(companies: pa.Table, flows: pa.Table, components: pa.Table) ->
         If a column is missing.
     """
     text = "ouroflow-result-1\n"
-    for name, table, row_words in (
-        ("companies", companies, _company_words),
+    parts: list[tuple[str, pa.Table, Callable[[pa.Table], list[Words]]]] = [
+        ("companies", companies, _company_words if ranges is None else _ranged_company_words),
         ("flows", flows, _flow_words),
         ("components", components, _component_words),
-    ):
+    ]
+    if ranges is not None:
+        parts.append(("ranges", ranges, _range_words))
+    for name, table, row_words in parts:
         sums = [0, 0]
         for start in range(0, table.num_rows, ROWS_AT_ONCE):
             part = table.slice(start, ROWS_AT_ONCE)
@@ -108,6 +119,12 @@ def _company_words(table: pa.Table) -> list[Words]:
     ]
 
 
+def _ranged_company_words(table: pa.Table) -> list[Words]:
+    """Return the words of each company where amounts are announced as ranges."""
+    bounds = [f"{share}_fraction_{end}" for share in ("return", "self_funded") for end in ("low", "high")]
+    return [*_company_words(table), *(_relative(*_numbers(table[name], np.float64)) for name in bounds)]
+
+
 def _flow_words(table: pa.Table) -> list[Words]:
     """Return the words of each flow, one array per column of the specification."""
     return [
@@ -123,6 +140,15 @@ def _component_words(table: pa.Table) -> list[Words]:
     return [
         *(_integer(table[name]) for name in ("component", "companies", "flows", "amount")),
         *(_relative(*_numbers(table[name], np.float64)) for name in ("circulation_low", "circulation_high")),
+    ]
+
+
+def _range_words(table: pa.Table) -> list[Words]:
+    """Return the words of each flow with a range, one array per column of the specification."""
+    return [
+        _identity(table["payer"]),
+        _identity(table["payee"]),
+        *(_integer(table[name]) for name in ("low", "high", "attained_low", "attained_high")),
     ]
 
 

@@ -3,14 +3,15 @@
 Batches are cleaned as whole Arrow columns. Where nothing is wrong with a batch nothing is copied or looked at row by row; the reasons of
 single rows are computed only for batches in which a cheap test of the whole column finds something.
 
-Memory: 16 bytes per payment for payer, payee and amount, 8 more for each of time, low, high and rows that are not all used, 4 for status and
-kind; one batch of 131,072 rows at a time on top, and the dictionary of identities.
+Memory: 16 bytes per payment for payer, payee and amount, 8 more for each of time, low and high, 4 for status and kind, 8 per row that is not
+used; one batch of 131,072 rows at a time on top, and the dictionary of identities.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -21,11 +22,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ouroflow.errors import InputError, UsageError
+from ouroflow.graph import exact_sum
 from ouroflow.ledger import schema
-from ouroflow.ledger.encode import Identities, prefetch
-from ouroflow.ledger.money import Minor, apply_rates, to_minor
-from ouroflow.ledger.schema import Ledger, RowCount, choose_columns
-from ouroflow.ledger.sources import Source, open_sources
+from ouroflow.ledger.encode import Identities, any_blank_start, prefetch
+from ouroflow.ledger.money import Minor, plain_currency, to_minor, to_minor_at_rates
+from ouroflow.ledger.schema import Ledger, RowCount, choose_columns, skip_positions
+from ouroflow.ledger.sources import Source, cannot_read, open_sources
 from ouroflow.ledger.tables import Boundary, Entities, Rates, read_boundary, read_entities, read_rates
 from ouroflow.ledger.times import to_times
 
@@ -50,7 +52,7 @@ def read_ledger(
     low: str | None = None,
     high: str | None = None,
     decimals: int = 2,
-    statuses: set[str] | None = None,
+    statuses: Collection[str] | None = None,
     reversals: str = "stop",
     on_bad_rows: str = "stop",
     rates: Any = None,
@@ -67,8 +69,8 @@ def read_ledger(
     payer, payee, amount, time, id, currency, status, kind, low, high : str, optional
         Column of each role. Guessed from its name when that is unambiguous; '' means: use none.
     decimals : int
-        Minor units are 10^-decimals of the unit of amounts, 0 to 18.
-    statuses : set of str, optional
+        Minor units are 10^-decimals of the unit of amounts, 0 to 18. Without amounts payments are counted, in whole units.
+    statuses : collection of str, optional
         Use only payments of these statuses; the others are counted.
     reversals : {'stop', 'flip'}
         What a negative amount is: a bad row, or money that the payee pays back.
@@ -93,21 +95,21 @@ def read_ledger(
     UsageError
         If a setting makes no sense.
     """
-    _check_settings(decimals, reversals, on_bad_rows)
+    _check_settings(decimals, reversals, on_bad_rows, statuses)
     chosen = {
         "payer": payer, "payee": payee, "amount": amount, "time": time, "id": id, "currency": currency,
         "status": status, "kind": kind, "low": low, "high": high,
     }  # fmt: skip
+    sources = open_sources(source)
+    columns, guess_notes = choose_columns(sources[0].columns, chosen, sources[0].path, sources[0].headerless)
+    _check_same_columns(sources, columns)
+    _check_needed(columns, sources[0].path, statuses, rates)
+    decimals = decimals if "amount" in columns else 0
     tables = _Tables(
         None if rates is None else read_rates(rates),
         None if entities is None else read_entities(entities),
         None if boundary is None else read_boundary(boundary, decimals),
     )
-    sources = open_sources(source)
-    columns, guess_notes = choose_columns(sources[0].columns, chosen, sources[0].path, sources[0].headerless)
-    _check_same_columns(sources, columns)
-    if statuses is not None and "status" not in columns:
-        raise InputError(f"{sources[0].path}: payments are to be chosen by status, but no column is known to be the status")
     reading = _Reading(columns, decimals, statuses, reversals == "flip", tables, on_bad_rows == "reject")
     reading.reserve(sources)
     for table in sources:
@@ -121,13 +123,24 @@ def read_ledger(
     return reading.finish(columns, guessed, [*notes, *guess_notes])
 
 
-def _check_settings(decimals: int, reversals: str, on_bad_rows: str) -> None:
-    if not 0 <= decimals <= 18:
-        raise UsageError(f"decimals {decimals}: give a number from 0 to 18")
+def _check_settings(decimals: int, reversals: str, on_bad_rows: str, statuses: Collection[str] | None) -> None:
+    if not isinstance(decimals, int) or not 0 <= decimals <= 18:
+        raise UsageError(f"decimals {decimals}: give a whole number from 0 to 18")
     if reversals not in ("stop", "flip"):
         raise UsageError(f"reversals {reversals!r}: choose stop or flip")
     if on_bad_rows not in ("stop", "reject"):
         raise UsageError(f"on_bad_rows {on_bad_rows!r}: choose stop or reject")
+    if isinstance(statuses, str) or (statuses is not None and not all(isinstance(status, str) for status in statuses)):
+        raise UsageError(f"statuses {statuses!r}: give a list of texts")
+
+
+def _check_needed(columns: Mapping[str, str], where: str, statuses: Collection[str] | None, rates: Any) -> None:
+    if statuses is not None and "status" not in columns:
+        raise InputError(f"{where}: payments are to be chosen by status, but no column is known to be the status")
+    if rates is not None and "currency" not in columns:
+        raise InputError(
+            f"{where}: rates were given, but no column is known to be the currency; name it: --currency COLUMN"
+        )
 
 
 def _check_same_columns(sources: Sequence[Source], columns: Mapping[str, str]) -> None:
@@ -151,6 +164,7 @@ class _Growing:
     """An array that grows at its end; the whole of it is never copied when its length is known before."""
 
     def __init__(self, dtype: Any, capacity: int = 0) -> None:
+        self.dtype = dtype
         self._array = np.empty(capacity, dtype)
         self._used = 0
 
@@ -197,23 +211,30 @@ class _Reading:
     """The state of one reading: arrays that grow, the account of rows, and what was set aside."""
 
     def __init__(
-        self, columns: dict[str, str], decimals: int, statuses: set[str] | None, flip: bool, tables: _Tables, reject: bool
+        self,
+        columns: dict[str, str],
+        decimals: int,
+        statuses: Collection[str] | None,
+        flip: bool,
+        tables: _Tables,
+        reject: bool,
     ) -> None:
-        self.columns, self.decimals, self.statuses, self.flip = columns, decimals, statuses, flip
+        self.columns, self.decimals, self.flip = columns, decimals, flip
+        self.statuses = None if statuses is None else set(statuses)
         self.tables, self.reject = tables, reject
         self.identities = Identities()
         self.arrays = {"payer": _Growing(np.int32), "payee": _Growing(np.int32)}
-        if "amount" in columns:
-            self.arrays["amount"] = _Growing(np.int64)
-        for role in ("time", "low", "high"):
+        ranges = ("low", "high") if "low" in columns or "high" in columns else ()
+        for role in ("amount", "time"):
             if role in columns:
                 self.arrays[role] = _Growing(np.int64)
+        if "amount" in columns:
+            self.arrays |= {role: _Growing(np.int64) for role in ranges}
         self.texts = {role: _Texts() for role in ("status", "kind") if role in columns}
         self.ids: list[pa.Array] = []
-        self.rows: list[Int64s] = []
-        """Rows used of each batch that does not use all of them, else the whole range."""
-        self.all_rows_used = True
-        self.read_rows = 0
+        self.unused: list[Int64s] = []
+        """Positions of the rows that are not used, in the whole input; of the present file among its whole rows."""
+        self.read_rows = self.self_payments = self.self_amount = 0
         self.reasons = np.zeros(len(schema.REASONS), np.int64)
         self.examples: list[str] = []
         self.rejected: list[pa.Table] = []
@@ -221,6 +242,7 @@ class _Reading:
         self.currencies: Counter[str] = Counter()
         self.not_selected: Counter[str] = Counter()
         self.time_unit: str | None = None
+        self.time_reading = ""
         self.inputs: list[schema.InputFile] = []
         self.file_offsets = [0]
 
@@ -228,203 +250,249 @@ class _Reading:
         """Make room at once where the number of rows is known: growing would need twice the memory."""
         if all(table.rows is not None for table in sources):
             rows = sum(table.rows or 0 for table in sources)
-            self.arrays = {role: _Growing(array._array.dtype, rows) for role, array in self.arrays.items()}
+            self.arrays = {role: _Growing(array.dtype, rows) for role, array in self.arrays.items()}
 
     def read(self, table: Source) -> None:
         """Read one table to its end."""
         rows = 0
+        before, rejected_before = len(self.unused), len(self.rejected)
+        self.time_reading = ""
         wanted = list(dict.fromkeys(self.columns.values()))
-        batches: Iterator[pa.RecordBatch] = prefetch(table.read(wanted))
-        for batch in batches:
-            batch = self._checked_types(batch, table)
-            self._take(batch, table, rows)
-            rows += batch.num_rows
-        for number, text in table.ragged:
-            self._set_aside_ragged(table.path, number, text)
+        with closing(prefetch(table.read(wanted))) as batches:
+            for batch in batches:
+                try:
+                    self._take(batch, table, rows)
+                except (pa.ArrowException, UnicodeDecodeError) as error:  # text that is none, for instance
+                    raise cannot_read(table.path, error) from error
+                rows += batch.num_rows
+        self._close_file(table, self.unused[before:], self.rejected[rejected_before:], before, rejected_before)
         rows += len(table.ragged)
         self.read_rows += rows
         self.inputs.append(table.describe(rows))
         self.file_offsets.append(self.file_offsets[-1] + rows)
 
-    def _checked_types(self, batch: pa.RecordBatch, table: Source) -> pa.RecordBatch:
+    def _close_file(
+        self, table: Source, unused: list[Int64s], rejected: list[pa.Table], before: int, rejected_before: int
+    ) -> None:
+        """Put the rows with a wrong number of fields, which the CSV reader took out, back into the count of rows."""
+        if table.ragged:
+            self.reasons[schema.WRONG_FIELDS] += len(table.ragged)
+            for number, text in table.ragged[: EXAMPLES - len(self.examples)]:
+                self.examples.append(
+                    f"  {table.path}, row {number}: {schema.REASONS[schema.WRONG_FIELDS]}: {_shown(text)}"
+                )
+            ragged = _positions(table.ragged)
+            unused = [np.sort(np.concatenate([ragged, *(skip_positions(part, ragged) for part in unused)]))]
+            if self.reject:
+                rejected = [*rejected, self._ragged_table(table)]
+        self.unused[before:] = [self.file_offsets[-1] + part for part in unused]
+        if rejected:
+            self.rejected[rejected_before:] = [pa.concat_tables(rejected).sort_by("row")]
+
+    def _ragged_table(self, table: Source) -> pa.Table:
+        """Return the rejected rows whose values cannot be told apart; the whole text stands in the first column."""
+        count = len(table.ragged)
+        names = [f"raw_{column}" for column in dict.fromkeys(self.columns.values())]
+        return pa.table(
+            {
+                "file": pa.array([table.path] * count, pa.string()),
+                "row": pa.array([number for number, _ in table.ragged], pa.int64()),
+                "reason": pa.array([schema.REASONS[schema.WRONG_FIELDS]] * count, pa.string()),
+                names[0]: pa.array([text for _, text in table.ragged], pa.string()),
+                **{name: pa.nulls(count, pa.string()) for name in names[1:]},
+            }
+        )
+
+    def _take(self, batch: pa.RecordBatch, table: Source, first: int) -> None:
+        """Clean one batch and append what is used."""
+        values = {role: _plain(batch.column(column)) for role, column in self.columns.items()}
+        self._check_types(values, table)
+        faults = _Faults(batch.num_rows)
+        if self.statuses is not None:
+            self._select(values["status"], faults)
+        for role, code in (("payer", schema.MISSING_PAYER), ("payee", schema.MISSING_PAYEE)):
+            faults.mark(_missing(values[role]), code)
+        extras: dict[str, Int64s] = {}
+        time_ns = None
+        if "time" in values:
+            extras["time"], time_ns = self._times(values["time"], faults, table)
+        minor, amounts = None, None
+        if "amount" in values:
+            minor = self._minor("amount", values, time_ns)
+            amounts = self._amounts(minor, values, faults)
+            extras |= self._ranges(values, amounts, time_ns, faults)
+        keep = faults.good()
+        if keep is not None and faults.reason is not None:
+            self._set_aside(batch, table, first, faults.reason)
+            values = {role: column.filter(pa.array(keep)) for role, column in values.items()}
+            extras = {role: array[keep] for role, array in extras.items()}
+            amounts = None if amounts is None else amounts[keep]
+        if amounts is not None and minor is not None and len(amounts):
+            self._count_rounding(minor, amounts, values)
+            self._count_currencies(values)
+        used = self._append(values, amounts, extras, table)
+        self._note_unused(first, keep, used)
+
+    def _check_types(self, values: Mapping[str, pa.Array], table: Source) -> None:
         for role in ("payer", "payee"):
-            kind = batch.schema.field(self.columns[role]).type
-            kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-            if not (
-                pa.types.is_integer(kind)
-                or pa.types.is_string(kind)
-                or pa.types.is_large_string(kind)
-                or pa.types.is_string_view(kind)
-                or pa.types.is_null(kind)
-            ):
+            kind = values[role].type
+            if not (pa.types.is_integer(kind) or _is_text(kind)):
                 raise InputError(
                     f"{table.path}: column {self.columns[role]!r} ({role}) holds {kind}; companies are text or whole numbers. "
                     "Convert the column to one of them"
                 )
-        return batch
 
-    def _take(self, batch: pa.RecordBatch, table: Source, first: int) -> None:
-        """Clean one batch and append what is used."""
-        values = {role: batch.column(column) for role, column in self.columns.items()}
-        size = batch.num_rows
-        codes = _Faults(size)
-        if self.statuses is not None:
-            other = ~_is_one_of(values["status"], self.statuses)
-            codes.mark(other, schema.NOT_SELECTED)
-            for entry in _text_of(values["status"]).filter(pa.array(other)).value_counts().to_pylist():
-                self.not_selected["(none)" if entry["values"] is None else entry["values"]] += entry["counts"]
-        for role, code in (("payer", schema.MISSING_PAYER), ("payee", schema.MISSING_PAYEE)):
-            missing = _missing(values[role])
-            if missing is not None:
-                codes.mark(missing, code)
-        amounts = self._amounts(values, codes)
-        extras = self._ranges(values, amounts, codes)
-        if "time" in values:
-            times = to_times(values["time"])
-            if times.bad is not None:
-                codes.mark(times.bad, schema.BAD_TIME)
-            self._same_time_unit(times.unit, table)
-            extras["time"] = times.values
-        keep = codes.good()
-        if keep is not None:
-            self._set_aside(batch, table, first, codes.reason)
-            values = {role: column.filter(pa.array(keep)) for role, column in values.items()}
-            extras = {role: array[keep] for role, array in extras.items()}
-            amounts = None if amounts is None else amounts[keep]
-        self._append(values, amounts, extras)
-        self._note_rows(table, first, size, keep)
-        if amounts is not None and "currency" in values and self.tables.rates is None:
-            counts = values["currency"].value_counts()
-            for entry in counts.to_pylist():
-                self.currencies[str(entry["values"]).strip()] += entry["counts"]
-
-    def _amounts(self, values: Mapping[str, pa.Array], codes: _Faults) -> Int64s | None:
-        """Return the amounts in minor units, signs kept where reversals are flipped."""
-        if "amount" not in values:
-            return None
-        minor = to_minor(values["amount"], self.decimals)
-        if "currency" in values:
-            missing = _missing(values["currency"])
-            if missing is not None:
-                codes.mark(missing, schema.MISSING_CURRENCY)
-        if minor.reason is not None:
-            codes.mark_codes(minor.reason)
-        if self.tables.rates is not None:
-            if "currency" not in values:
-                raise InputError("rates were given, but no column is known to be the currency; name it: --currency COLUMN")
-            times = to_times(values["time"]) if "time" in values else None
-            minor = apply_rates(minor, values["currency"], None if times is None else times.values, self.tables.rates)
-            if minor.reason is not None:
-                codes.mark_codes(minor.reason)
-        self._count_rounding(minor, values["amount"], codes)
-        amounts = minor.values
-        if amounts.size and amounts.min() <= 0:
-            if not self.flip:
-                codes.mark(amounts < 0, schema.NEGATIVE)
-            codes.mark(amounts == 0, schema.ZERO)
-        return amounts
-
-    def _count_rounding(self, minor: Minor, column: pa.Array, codes: _Faults) -> None:
-        """Add the rounding of the rows that stay; of a batch that loses rows, the rows that stay are looked at again."""
-        if self.tables.rates is not None or minor.rounding == 0:
+    def _select(self, status: pa.Array, faults: _Faults) -> None:
+        """Mark the rows of other statuses, and count them."""
+        assert self.statuses is not None
+        text = _text_of(status)
+        wanted = pc.is_in(text, value_set=pa.array(sorted(self.statuses), text.type)).to_numpy(zero_copy_only=False)
+        if wanted.all():
             return
-        if codes.reason is None and minor.values.size and minor.values.min() > 0:
-            self.rounding += minor.rounding
-            return
-        stay = (minor.values != 0) & (True if self.flip else minor.values > 0)
-        if codes.reason is not None:
-            stay &= codes.reason == schema.USED
-        if stay.any():
-            self.rounding += to_minor(column.filter(pa.array(stay)), self.decimals).rounding
+        faults.mark(~wanted, schema.NOT_SELECTED)
+        for entry in text.filter(pa.array(~wanted)).value_counts().to_pylist():
+            self.not_selected["(none)" if entry["values"] is None else entry["values"]] += entry["counts"]
 
-    def _ranges(self, values: Mapping[str, pa.Array], amounts: Int64s | None, codes: _Faults) -> dict[str, Int64s]:
-        """Return announced low and high, the amount where none is stated."""
-        found: dict[str, Int64s] = {}
-        for role in ("low", "high"):
-            if role not in values or amounts is None:
-                continue
-            minor = to_minor(values[role], self.decimals)
-            edge = minor.values.copy()
-            if minor.reason is not None:
-                absent = minor.reason == schema.MISSING_AMOUNT
-                edge[absent] = amounts[absent]
-                codes.mark((minor.reason != schema.USED) & ~absent, schema.RANGE_NOT_A_NUMBER)
-            found[role] = edge
-        if found and amounts is not None:
-            low, high = found.get("low", amounts), found.get("high", amounts)
-            codes.mark((low < 0) | (low > amounts) | (high < amounts), schema.RANGE_OUT_OF_ORDER)
-        return found
-
-    def _same_time_unit(self, unit: str, table: Source) -> None:
-        if self.time_unit not in (None, unit):
+    def _times(self, column: pa.Array, faults: _Faults, table: Source) -> tuple[Int64s, Int64s | None]:
+        """Return times, and once more where they are moments and no plain numbers."""
+        times = to_times(column, self.time_reading)
+        faults.mark(times.bad, schema.BAD_TIME)
+        self.time_reading = times.reading or self.time_reading
+        if times.reading and self.time_unit not in (None, times.unit):
             raise InputError(
                 f"{table.path}: column {self.columns['time']!r} holds dates in one part and plain numbers in another; "
                 "make the times of all files alike, or read without: --time ''"
             )
-        self.time_unit = unit
+        self.time_unit = times.unit if times.reading else self.time_unit
+        return times.values, times.values if times.unit == "ns" else None
 
-    def _append(self, values: Mapping[str, pa.Array], amounts: Int64s | None, extras: Mapping[str, Int64s]) -> None:
-        payer, payee = _as_text(values["payer"]), _as_text(values["payee"])
-        payer_ids, payee_ids = self.identities.encode(payer, payee)
-        if amounts is not None and self.flip and amounts.size and amounts.min() < 0:
+    def _minor(self, role: str, values: Mapping[str, pa.Array], time_ns: Int64s | None) -> Minor:
+        if self.tables.rates is None:
+            return to_minor(values[role], self.decimals)
+        currency = _text_of(values["currency"])
+        return to_minor_at_rates(values[role], self.decimals, currency, time_ns, self.tables.rates)
+
+    def _amounts(self, minor: Minor, values: Mapping[str, pa.Array], faults: _Faults) -> Int64s:
+        """Mark what is no amount; return the amounts in minor units, with their signs."""
+        if "currency" in values:
+            faults.mark(_missing(_text_of(values["currency"])), schema.MISSING_CURRENCY)
+        faults.mark_codes(minor.reason)
+        amounts = minor.values
+        if amounts.size and amounts.min() <= 0:
+            if not self.flip:
+                faults.mark(amounts < 0, schema.NEGATIVE)
+            faults.mark(amounts == 0, schema.ZERO)
+        return amounts
+
+    def _ranges(
+        self, values: Mapping[str, pa.Array], amounts: Int64s, time_ns: Int64s | None, faults: _Faults
+    ) -> dict[str, Int64s]:
+        """Return announced low and high, the amount where none is stated; of money paid back the range is turned too."""
+        if "low" not in self.arrays:
+            return {}
+        found = {"low": amounts, "high": amounts}
+        for role in found:
+            if role not in values:
+                continue
+            minor = self._minor(role, values, time_ns)
+            found[role] = minor.values
+            if minor.reason is not None:
+                absent = minor.reason == schema.MISSING_AMOUNT
+                found[role] = np.where(absent, amounts, minor.values)
+                faults.mark(minor.reason == schema.TOO_LARGE, schema.TOO_LARGE)
+                no_number = (minor.reason == schema.NOT_A_NUMBER) | (minor.reason == schema.NOT_FINITE)
+                faults.mark(no_number, schema.RANGE_NOT_A_NUMBER)
+        low, high = found["low"], found["high"]
+        back = amounts < 0
+        if back.any():
+            low, high = np.where(back, -high, low), np.where(back, -low, high)
+        size = np.abs(amounts)
+        faults.mark((low < 0) | (low > size) | (high < size), schema.RANGE_OUT_OF_ORDER)
+        return {"low": low, "high": high}
+
+    def _count_rounding(self, minor: Minor, amounts: Int64s, values: Mapping[str, pa.Array]) -> None:
+        """Add the rounding of the rows that stay; of a batch that loses rows, the rows that stay are looked at again."""
+        if self.tables.rates is not None or (
+            minor.rounding == 0 and minor.reason is None and len(amounts) == len(minor.values)
+        ):
+            return
+        back = amounts < 0
+        if len(amounts) == len(minor.values) and not back.any():
+            self.rounding += minor.rounding
+        elif back.any():
+            self.rounding += to_minor(values["amount"].filter(pa.array(~back)), self.decimals).rounding
+            self.rounding -= to_minor(values["amount"].filter(pa.array(back)), self.decimals).rounding
+        else:
+            self.rounding += to_minor(values["amount"], self.decimals).rounding
+
+    def _count_currencies(self, values: Mapping[str, pa.Array]) -> None:
+        if "currency" in values and self.tables.rates is None:
+            for entry in _text_of(values["currency"]).value_counts().to_pylist():
+                self.currencies[plain_currency(entry["values"])] += entry["counts"]
+
+    def _append(
+        self, values: Mapping[str, pa.Array], amounts: Int64s | None, extras: Mapping[str, Int64s], table: Source
+    ) -> npt.NDArray[np.bool_] | None:
+        """Append payments; return which of them are not to oneself, None where all are not.
+
+        Where companies are still to be merged, nobody can tell yet who pays himself: that is left to the end.
+        """
+        if not len(values["payer"]):
+            return None
+        try:
+            payer, payee = self.identities.encode(values["payer"], values["payee"])
+        except InputError as error:
+            raise InputError(f"{table.path}: {error}") from error
+        if amounts is not None and self.flip and amounts.min() < 0:
             back = amounts < 0
-            payer_ids[back], payee_ids[back] = payee_ids[back], payer_ids[back]
+            payer[back], payee[back] = payee[back], payer[back]
             amounts = np.abs(amounts)
-        self.arrays["payer"].append(payer_ids)
-        self.arrays["payee"].append(payee_ids)
+        used = None
+        if self.tables.entities is None and not (apart := payer != payee).all():
+            used = apart
+            self.self_payments += len(used) - int(np.count_nonzero(used))
+            self.self_amount += int(np.count_nonzero(~used)) if amounts is None else exact_sum(amounts[~used])
+        arrays: dict[str, npt.NDArray[Any]] = {"payer": payer, "payee": payee, **extras}
         if amounts is not None:
-            self.arrays["amount"].append(amounts)
-        for role, array in extras.items():
-            self.arrays[role].append(array)
+            arrays["amount"] = amounts
+        for role, array in arrays.items():
+            self.arrays[role].append(array if used is None else array[used])
         for role, texts in self.texts.items():
-            texts.append(values[role].cast(pa.string()))
+            texts.append(_chosen(_text_of(values[role]), used))
         if "id" in values:
-            self.ids.append(values["id"].cast(pa.string()))
+            self.ids.append(_chosen(_text_of(values["id"]), used))
+        return used
 
-    def _note_rows(self, table: Source, first: int, size: int, keep: npt.NDArray[np.bool_] | None) -> None:
-        """Remember which rows are used; positions count the ragged rows that the CSV reader took out before."""
-        position = np.arange(first, first + size)
-        if table.ragged:
-            position = _with_ragged(position, table.ragged)
+    def _note_unused(self, first: int, keep: npt.NDArray[np.bool_] | None, used: npt.NDArray[np.bool_] | None) -> None:
+        """Remember which rows of a batch are not used."""
         if keep is not None:
-            position = position[keep]
-        if keep is not None or table.ragged:
-            self.all_rows_used = False
-        self.rows.append(self.file_offsets[-1] + position)
+            stay = keep.copy()
+            stay[keep] = True if used is None else used
+            self.unused.append(first + np.flatnonzero(~stay))
+        elif used is not None:
+            self.unused.append(first + np.flatnonzero(~used))
 
-    def _set_aside(self, batch: pa.RecordBatch, table: Source, first: int, reason: Codes | None) -> None:
-        assert reason is not None
-        self.reasons += np.bincount(reason, minlength=len(schema.REASONS)) * (np.arange(len(schema.REASONS)) > 0)
+    def _set_aside(self, batch: pa.RecordBatch, table: Source, first: int, reason: Codes) -> None:
+        """Count the refused rows of a batch, and keep them, or as many as are shown."""
+        counts = np.bincount(reason, minlength=len(schema.REASONS))
+        counts[schema.USED] = 0
+        self.reasons += counts
         bad = np.flatnonzero(reason > schema.NOT_SELECTED)
+        if not self.reject:
+            bad = bad[: EXAMPLES - len(self.examples)]
         if not bad.size:
             return
-        numbers = first + bad
-        if table.ragged:
-            numbers = _with_ragged(numbers, table.ragged)
-        if not self.reject:
-            bad, numbers = bad[: EXAMPLES - len(self.examples)], numbers[: EXAMPLES - len(self.examples)]
-        raw = {column: _text_of(batch.column(column).take(pa.array(bad))) for column in dict.fromkeys(self.columns.values())}
-        if len(self.examples) < EXAMPLES:
-            for k, row in enumerate(bad[: EXAMPLES - len(self.examples)]):
-                self.examples.append(self._example(table.path, int(numbers[k]) + 1, int(reason[row]), raw, k))
+        # Rows that the CSV reader took out before this batch count as well.
+        numbers = 1 + skip_positions(first + bad, _positions(table.ragged))
+        columns = dict.fromkeys(self.columns.values())
+        raw = {column: _text_of(_plain(batch.column(column).take(pa.array(bad)))) for column in columns}
+        for k, row in enumerate(bad[: EXAMPLES - len(self.examples)]):
+            shown = ", ".join(f"{column} = {_shown(text[k].as_py())}" for column, text in raw.items())
+            self.examples.append(f"  {table.path}, row {numbers[k]}: {schema.REASONS[reason[row]]}: {shown}")
         if self.reject:
-            names = pa.array([schema.REASONS[code] for code in reason[bad]])
-            where = {"file": pa.array([table.path] * bad.size), "row": pa.array(numbers + 1), "reason": names}
+            names = pa.array([schema.REASONS[code] for code in reason[bad]], pa.string())
+            where = {"file": pa.array([table.path] * bad.size, pa.string()), "row": pa.array(numbers), "reason": names}
             self.rejected.append(pa.table({**where, **{f"raw_{column}": text for column, text in raw.items()}}))
-
-    def _example(self, path: str, row: int, code: int, raw: Mapping[str, pa.Array], k: int) -> str:
-        shown = ", ".join(f"{column} = {_shown(text[k].as_py())}" for column, text in raw.items())
-        return f"  {path}, row {row}: {schema.REASONS[code]}: {shown}"
-
-    def _set_aside_ragged(self, path: str, number: int, text: str) -> None:
-        self.reasons[schema.WRONG_FIELDS] += 1
-        if len(self.examples) < EXAMPLES:
-            self.examples.append(f"  {path}, row {number}: {schema.REASONS[schema.WRONG_FIELDS]}: {_shown(text)}")
-        if self.reject:
-            empty = {f"raw_{column}": pa.nulls(1, pa.string()) for column in dict.fromkeys(self.columns.values())}
-            first = next(iter(empty))
-            where = {"file": [path], "row": pa.array([number], pa.int64()), "reason": [schema.REASONS[schema.WRONG_FIELDS]]}
-            self.rejected.append(pa.table({**where, **empty, first: pa.array([text])}))
 
     # --- the end ------------------------------------------------------------------------------------------------------------
 
@@ -436,71 +504,78 @@ class _Reading:
         self._one_currency()
         payer, payee = self.arrays["payer"].taken(), self.arrays["payee"].taken()
         amount = self.arrays["amount"].taken() if "amount" in self.arrays else np.ones(len(payer), np.int64)
-        names = self.identities.names()
-        if self.tables.entities is not None:
+        names, keep = self.identities.names(), None
+        if self.tables.entities is not None and len(payer):
+            notes += [note for note in [self.tables.entities.note(names)] if note]
             names, merged = self.tables.entities.merge(names)
             payer, payee = merged[payer].astype(payer.dtype), merged[payee].astype(payee.dtype)
-        to_self = payer == payee
-        keep = ~to_self if to_self.any() else None
-        self_payments = int(np.count_nonzero(to_self))
-        self_amount = _exact_sum(amount[to_self])
-        used = len(payer) - self_payments
-        rejected = {name: int(count) for name, count in zip(schema.REASONS, self.reasons, strict=True) if count}
-        if used == 0:
-            self._nothing_left(self_payments, rejected)
+            keep = self._merged_into_one(payer, payee, amount)
 
         def kept(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             return array if keep is None else array[keep]
 
-        amount = kept(amount)
-        all_used = self.all_rows_used and keep is None
+        payer, payee, amount = kept(payer), kept(payee), kept(amount)
+        rejected = {name: int(count) for name, count in zip(schema.REASONS, self.reasons, strict=True) if count}
+        if not len(payer):
+            self._nothing_left(rejected)
         status = self.texts["status"].taken(keep) if "status" in self.texts else None
-        inflow = outflow = None
-        if self.tables.boundary is not None:
-            inflow, outflow, unknown = self.tables.boundary.align(names)
-            if unknown:
-                notes.append(f"boundary: {len(unknown)} companies have no payments and are left out ({', '.join(unknown[:3])}...)")
+        inflow, outflow = self._boundary(names, notes)
         if self.rounding:
-            notes.append(f"amounts were rounded to {self.decimals} decimals; the total changed by {_decimal(self.rounding, self.decimals)}")
+            changed = f"{float(self.rounding / 10**self.decimals):.6g}"
+            notes.append(f"amounts were rounded to {self.decimals} decimals; the total changed by {changed}")
+        for name in sorted((self.statuses or set()) - set([] if status is None else status.dictionary.to_pylist())):
+            notes.append(f"no payment that is used has the status {name!r}")
         return Ledger(
-            payer=kept(payer),
-            payee=kept(payee),
+            payer=payer,
+            payee=payee,
             amount=amount,
             companies=names,
-            rows=RowCount(self.read_rows, used, self_payments, rejected),
+            rows=RowCount(self.read_rows, len(payer), self.self_payments, rejected),
             inputs=tuple(self.inputs),
             file_offsets=np.array(self.file_offsets, np.int64),
             columns=columns,
             guessed=guessed,
             decimals=self.decimals,
-            row=None if all_used else kept(np.concatenate(self.rows)),
+            unused=np.concatenate(self.unused) if self.unused else np.zeros(0, np.int64),
             time=kept(self.arrays["time"].taken()) if "time" in self.arrays else None,
             time_unit=self.time_unit,
             payment_id=self._payment_ids(keep),
             status=status,
             kind=self.texts["kind"].taken(keep) if "kind" in self.texts else None,
-            low=self._range("low", amount, keep),
-            high=self._range("high", amount, keep),
+            low=kept(self.arrays["low"].taken()) if "low" in self.arrays else None,
+            high=kept(self.arrays["high"].taken()) if "high" in self.arrays else None,
             inflow=inflow,
             outflow=outflow,
-            self_amount=self_amount,
+            self_amount=self.self_amount,
             totals_by_status=_totals(status, amount),
             not_selected=dict(self.not_selected.most_common()),
-            currency=next(iter(self.currencies), None) if self.tables.rates is None else None,
+            currency=next(iter(self.currencies), None) if self.tables.rates is None else self.tables.rates.result,
             rounding=self.rounding,
-            rejected=pa.concat_tables(self.rejected).sort_by([("file", "ascending"), ("row", "ascending")])
-            if self.rejected
-            else None,
+            rejected=pa.concat_tables(self.rejected) if self.rejected else None,
             notes=tuple(notes),
         )
 
-    def _range(self, role: str, amount: Int64s, keep: npt.NDArray[np.bool_] | None) -> Int64s | None:
-        if "low" not in self.arrays and "high" not in self.arrays:
+    def _merged_into_one(
+        self, payer: npt.NDArray[Any], payee: npt.NDArray[Any], amount: Int64s
+    ) -> npt.NDArray[np.bool_] | None:
+        """Take out payments between companies that are one; return which payments stay, None where all do."""
+        keep = payer != payee
+        if keep.all():
             return None
-        if role not in self.arrays:
-            return amount
-        edge: Int64s = self.arrays[role].taken()
-        return edge if keep is None else edge[keep]
+        self.self_payments = len(keep) - int(np.count_nonzero(keep))
+        self.self_amount = exact_sum(amount[~keep])
+        unused = np.concatenate([np.zeros(0, np.int64), *self.unused])
+        self.unused = [np.sort(np.concatenate([unused, skip_positions(np.flatnonzero(~keep), unused)]))]
+        return keep
+
+    def _boundary(self, names: pa.Array, notes: list[str]) -> tuple[Int64s | None, Int64s | None]:
+        if self.tables.boundary is None:
+            return None, None
+        inflow, outflow, unknown = self.tables.boundary.align(names, self.tables.entities)
+        if unknown:
+            examples = ", ".join(unknown[:3]) + (", ..." if len(unknown) > 3 else "")
+            notes.append(f"boundary: {len(unknown)} companies have no payments and are left out: {examples}")
+        return inflow, outflow
 
     def _payment_ids(self, keep: npt.NDArray[np.bool_] | None) -> pa.ChunkedArray | None:
         if "id" not in self.columns:
@@ -530,12 +605,18 @@ class _Reading:
                 "Give a table of rates: rates=FILE (--rates FILE) with the columns currency, rate[, date]"
             )
 
-    def _nothing_left(self, self_payments: int, rejected: Mapping[str, int]) -> None:
+    def _nothing_left(self, rejected: Mapping[str, int]) -> None:
         parts = [f"{count:,} {reason}" for reason, count in rejected.items()]
-        if self_payments:
-            parts.append(f"{self_payments:,} payments to oneself")
+        if self.self_payments:
+            parts.append(f"{self.self_payments:,} payments to oneself")
+        found = ""
+        if self.not_selected:
+            found = "; statuses found: " + ", ".join(
+                f"{name} ({count:,})" for name, count in self.not_selected.most_common(10)
+            )
         raise InputError(
-            f"{self.inputs[0].path}: no payments are left of {self.read_rows:,} rows: {', '.join(parts)}"
+            f"{self.inputs[0].path}: no payments are left of {self.read_rows:,} rows: {', '.join(parts)}{found}"
+            + "".join(f"\n{example}" for example in self.examples[:3])
         )
 
 
@@ -546,12 +627,12 @@ class _Faults:
         self.size = size
         self.reason: Codes | None = None
 
-    def mark(self, rows: npt.NDArray[np.bool_], code: int) -> None:
-        if rows.any():
+    def mark(self, rows: npt.NDArray[np.bool_] | None, code: int) -> None:
+        if rows is not None:
             self.mark_codes(rows * np.uint8(code))
 
-    def mark_codes(self, codes: Codes) -> None:
-        if not codes.any():
+    def mark_codes(self, codes: Codes | None) -> None:
+        if codes is None or not codes.any():
             return
         if self.reason is None:
             self.reason = codes.astype(np.uint8)
@@ -563,60 +644,47 @@ class _Faults:
         return None if self.reason is None else self.reason == schema.USED
 
 
-def _missing(column: pa.Array) -> npt.NDArray[np.bool_] | None:
-    """Return which values are null or blank text; None where a look at the first bytes finds nothing."""
-    if pa.types.is_null(column.type):
-        return np.ones(len(column), bool)
-    absent = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_integer(kind):
-        return absent
+def _plain(column: pa.Array) -> pa.Array:
+    """Unpack dictionaries, views and columns without any value, so that all that follows knows one form of text."""
     if pa.types.is_dictionary(column.type):
-        column = column.cast(kind)
-    if _may_be_blank(column):
-        blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0).fill_null(True)
-        return np.asarray(blank.to_numpy(zero_copy_only=False))
-    return absent
-
-
-def _may_be_blank(column: pa.Array) -> bool:
-    """Tell whether any text is empty or begins with a byte that white space can begin with."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)) or column.null_count:
-        return True
-    wide = pa.types.is_large_string(column.type)
-    _, offsets_buffer, data = column.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int64 if wide else np.int32)[column.offset : column.offset + len(column) + 1]
-    if not len(column):
-        return False
-    if data is None or (np.diff(offsets) == 0).any():
-        return True
-    first = np.frombuffer(data, np.uint8)[offsets[:-1]]
-    # Blanks of Unicode begin with C2 (no-break space), E1, E2 or E3 (en space and the like, ideographic space).
-    return bool(((first <= 0x20) | (first == 0xC2) | ((first >= 0xE1) & (first <= 0xE3))).any())
-
-
-def _is_one_of(column: pa.Array, wanted: set[str]) -> npt.NDArray[np.bool_]:
-    found = pc.is_in(_text_of(column), value_set=pa.array(sorted(wanted), pa.string()))
-    return np.asarray(found.fill_null(False).to_numpy(zero_copy_only=False))
-
-
-def _as_text(column: pa.Array) -> pa.Array:
+        column = column.dictionary_decode()
+    if pa.types.is_string_view(column.type):
+        return column.cast(pa.large_string())
     return column.cast(pa.string()) if pa.types.is_null(column.type) else column
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _chosen(column: pa.Array, rows: npt.NDArray[np.bool_] | None) -> pa.Array:
+    return column if rows is None else column.filter(pa.array(rows))
+
+
+def _missing(column: pa.Array) -> npt.NDArray[np.bool_] | None:
+    """Return which values are null or blank text; None where there is none."""
+    if not column.null_count and (not _is_text(column.type) or not any_blank_start(column)):
+        return None
+    absent: npt.NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
+    if _is_text(column.type):
+        blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0)
+        absent = absent | blank.fill_null(True).to_numpy(zero_copy_only=False)
+    return absent
+
+
 def _text_of(column: pa.Array) -> pa.Array:
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_binary(column.type) or pa.types.is_nested(column.type):
+    """Return values of any type as text."""
+    if _is_text(column.type):
+        return column.cast(pa.string())
+    try:
+        return column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         return pa.array([None if value is None else str(value) for value in column.to_pylist()], pa.string())
-    return column.cast(pa.string())
 
 
-def _with_ragged(position: Int64s, ragged: Sequence[tuple[int, str]]) -> Int64s:
-    """Shift positions among the whole rows of a file to positions among all its rows."""
-    taken_out = np.sort(np.array([number - 1 for number, _ in ragged], np.int64))
-    whole_before = taken_out - np.arange(taken_out.size)  # whole rows that stand before each ragged one
-    return position + np.searchsorted(whole_before, position, side="right")
+def _positions(ragged: Sequence[tuple[int, str]]) -> Int64s:
+    """Return the positions, from 0 and ascending, of rows with a wrong number of fields."""
+    return np.sort(np.array([number - 1 for number, _ in ragged], np.int64))
 
 
 def _shown(value: Any) -> str:
@@ -624,22 +692,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _exact_sum(values: Int64s) -> int:
-    from ouroflow.graph import exact_sum
-
-    return exact_sum(values)
-
-
 def _totals(status: pa.DictionaryArray | None, amount: Int64s) -> dict[str, int]:
     if status is None:
         return {}
     codes = status.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     names = status.dictionary.to_pylist()
-    sums = {name: _exact_sum(amount[codes == code]) for code, name in enumerate(names) if (codes == code).any()}
+    sums = {name: exact_sum(amount[codes == code]) for code, name in enumerate(names) if (codes == code).any()}
     if (codes < 0).any():
-        sums["(none)"] = _exact_sum(amount[codes < 0])
+        sums["(none)"] = exact_sum(amount[codes < 0])
     return sums
-
-
-def _decimal(minor: Fraction, decimals: int) -> str:
-    return f"{float(minor / 10**decimals):.6g}"

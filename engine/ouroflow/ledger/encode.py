@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
 
@@ -545,7 +545,7 @@ def any_blank_start(column: pa.Array) -> bool:
     return bool(_any_blank_start(described, len(column)))
 
 
-def prefetch(source: Iterable[T], depth: int = 4) -> Iterator[T]:
+def prefetch(source: Iterable[T], depth: int = 4) -> Generator[T, None, None]:
     """Yield the items of `source` while a thread of its own already produces up to `depth` items ahead.
 
     So a reader decodes the next batches while this thread works on the last one. An error of the source is raised here,

@@ -102,6 +102,41 @@ def to_minor(column: pa.Array | pa.ChunkedArray, decimals: int) -> Minor:
     return Minor(minor.values, reason, minor.rounding)
 
 
+def to_minor_at_rates(
+    column: pa.Array, decimals: int, currency: pa.Array, time_ns: npt.NDArray[np.int64] | None, rates: Rates
+) -> Minor:
+    """Convert a column of amounts into the result currency: amount times rate, rounded once.
+
+    As :func:`to_minor` and then :func:`apply_rates`, but an amount with more digits than `decimals` keeps them all until
+    it is converted: 0.00012345 BTC are dollars and cents, and an amount past int64 may fit once it is converted.
+    """
+    minor = to_minor(column, decimals)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_integer(column.type) or pa.types.is_null(column.type):
+        longer = np.zeros(len(column), dtype=bool)
+    else:
+        column = column.cast(pa.string())
+        pattern = rf"[eE]|\.\d{{{decimals}}}\d*[1-9]"
+        longer = pc.fill_null(pc.match_substring_regex(column, pattern), False).to_numpy(zero_copy_only=False)
+    reason = np.zeros(len(column), dtype=np.uint8) if minor.reason is None else minor.reason.copy()
+    longer = (longer & (reason == USED)) | (reason == TOO_LARGE)
+    if not longer.any():
+        return apply_rates(minor, currency, time_ns, rates)
+    reason[longer] = USED
+    started = Minor(minor.values, reason if reason.any() else None, minor.rounding)
+    converted = apply_rates(started, currency, time_ns, rates)
+    reason = np.zeros(len(column), dtype=np.uint8) if converted.reason is None else converted.reason.copy()
+    values = converted.values.copy()
+    names = currency.cast(pa.string()).to_pylist()
+    for row in np.flatnonzero(longer & ((reason == USED) | (reason == TOO_LARGE))):
+        rate = rates.rate(names[row], _LIMIT - 1 if time_ns is None else int(time_ns[row]))
+        units = round(Fraction(str(column[int(row)].as_py()).strip()) * (rate or 0) * 10**decimals)  # ties to even
+        reason[row] = USED if abs(units) < _LIMIT else TOO_LARGE
+        values[row] = units if abs(units) < _LIMIT else 0
+    return Minor(values, reason if reason.any() else None, Fraction(0))
+
+
 def apply_rates(
     minor: Minor, currency: pa.Array | pa.ChunkedArray, time_ns: npt.NDArray[np.int64] | None, rates: Rates
 ) -> Minor:

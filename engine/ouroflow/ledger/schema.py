@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,7 @@ ADVICE = {
     NEGATIVE: "a negative amount can be read as money paid back by the payee: reversals='flip' (--reversals flip)",
     ZERO: "an amount may also be smaller than half a minor unit: raise decimals (--decimals)",
     TOO_LARGE: "amounts are held as 64-bit integers: lower decimals (--decimals) or use a coarser unit",
+    MISSING_CURRENCY: "currency='' (--currency '') reads all amounts as if they were in one currency",
     NO_RATE: "add the currency, or an earlier date, to the table of rates (--rates)",
     BAD_TIME: "times are 2025-01-31, 2025-01-31 13:45:00+09:00, epoch seconds and the like; "
     "time='' (--time '') reads without times",
@@ -147,8 +148,8 @@ class Ledger:
     guessed : tuple of str
         The roles among them whose column was guessed.
     decimals : int
-    row : int64 array of shape (payments,) or None
-        Position of each payment in the whole input, from 0. None: every row of the input is used, in order.
+    unused : int64 array
+        Positions in the whole input, from 0 and ascending, of the rows that are not used.
     time : int64 array of shape (payments,) or None
         Nanoseconds since 1970 UTC, or the integers of the file as they are: see `time_unit`.
     time_unit : str or None
@@ -178,8 +179,8 @@ class Ledger:
 
     Notes
     -----
-    Memory: 16 bytes per payment (24 with int64 ids), plus 8 each for row, time, low and high, 4 each for status and kind,
-    and the payment ids as Arrow text, where they are present.
+    Memory: 16 bytes per payment (24 with int64 ids), plus 8 each for time, low and high, 4 each for status and kind, and
+    the payment ids as Arrow text, where they are present; 8 bytes per row that is not used.
     """
 
     payer: Ids
@@ -192,7 +193,7 @@ class Ledger:
     columns: dict[str, str]
     guessed: tuple[str, ...]
     decimals: int
-    row: npt.NDArray[np.int64] | None = None
+    unused: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     time: npt.NDArray[np.int64] | None = None
     time_unit: str | None = None
     payment_id: pa.ChunkedArray | None = None
@@ -250,10 +251,26 @@ class Ledger:
             Positions in the arrays of this ledger.
         """
         chosen = np.asarray(payments, dtype=np.int64)
-        position = chosen if self.row is None else self.row[chosen]
+        position = skip_positions(chosen, self.unused)
         file = np.searchsorted(self.file_offsets, position, side="right") - 1
         row = position - self.file_offsets[file] + 1
         return [(self.inputs[f].path, int(r)) for f, r in zip(file, row, strict=True)]
+
+
+def skip_positions(position: npt.NDArray[np.int64], skipped: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return positions among all rows of rows that are counted without the skipped ones.
+
+    Parameters
+    ----------
+    position : int64 array
+        Positions, from 0, among the rows that are not skipped.
+    skipped : int64 array
+        Ascending positions of the skipped rows among all.
+    """
+    if not len(skipped):
+        return position
+    before = skipped - np.arange(len(skipped))  # rows that are not skipped and stand before each skipped one
+    return position + np.searchsorted(before, position, side="right")
 
 
 # --- column names -------------------------------------------------------------------------------------------------------

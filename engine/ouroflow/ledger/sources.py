@@ -10,14 +10,12 @@ import gzip
 import hashlib
 import os
 import re
-import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -27,6 +25,7 @@ from ouroflow.ledger.schema import InputFile
 
 BATCH_ROWS = 1 << 17
 _SNIFF_BYTES = 1 << 20
+_BLOCK_BYTES = 8 << 20
 _ENDINGS = {
     ".parquet": "parquet",
     ".pq": "parquet",
@@ -38,9 +37,15 @@ _ENDINGS = {
     ".tsv": "csv",
     ".txt": "csv",
 }
-_PACKED = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
+_PACKED = (".gz", ".zst", ".bz2")
 # What goes wrong inside a file of any kind; everything else is a defect of ours and must not be hidden.
-_BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, UnicodeDecodeError)
+_BROKEN = (pa.ArrowException, OSError, EOFError, ValueError, KeyError, zlib.error)
+_NO_TABLE = {
+    b"PK\x03\x04": "a ZIP archive or a workbook; export the sheet as CSV, or unpack the archive",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook; export the sheet as CSV",
+    b"%PDF": "a PDF document",
+    b"SQLi": "an SQLite database; export the table as CSV or Parquet",
+}
 
 
 @dataclass
@@ -101,15 +106,13 @@ def open_sources(source: Any) -> list[Source]:
 
 def _paths(name: str) -> list[str]:
     if "\0" in name or not name:
-        raise InputError("the name of an input is empty or holds a zero byte; name a file, a folder or a bundled data set")
+        raise InputError(
+            "the name of an input is empty or holds a zero byte; name a file, a folder or a bundled data set"
+        )
     if "://" in name:
         return _remote_paths(name)
     if os.path.isdir(name):
-        found = sorted(str(path) for path in Path(name).rglob("*") if path.is_file() and _kind(path.name) is not None)
-        found = [path for path in found if not any(part.startswith((".", "_")) for part in Path(path).relative_to(name).parts)]
-        if not found:
-            raise InputError(f"{name}: the folder holds no Parquet, CSV or Arrow file")
-        return found
+        return _files_of_folder(name)
     if os.path.exists(name):
         return [name]
     if glob.has_magic(name):
@@ -119,33 +122,52 @@ def _paths(name: str) -> list[str]:
         return found
     from ouroflow.assets import dataset_names
 
-    raise InputError(f"{name}: no such file or folder, and no bundled data set of that name ({', '.join(dataset_names())})")
+    if name in dataset_names():
+        raise UsageError(f"{name} is a bundled data set with settings of its own: give it alone, to analyze")
+    raise InputError(
+        f"{name}: no such file or folder, and no bundled data set of that name ({', '.join(dataset_names())})"
+    )
+
+
+def _files_of_folder(name: str) -> list[str]:
+    """Return the tables in a folder and the folders in it; names that begin with . or _ are the notes of other programs."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename}: may not be read ({error.strerror}); check its permissions") from error
+
+    found = []
+    for folder, folders, files in os.walk(name, onerror=refuse):
+        folders[:] = [inner for inner in folders if not inner.startswith((".", "_"))]
+        found += [os.path.join(folder, file) for file in files if not file.startswith((".", "_")) and _kind(file)]
+    if not found:
+        raise InputError(f"{name}: the folder holds no Parquet, CSV or Arrow file")
+    return sorted(found)
 
 
 def _remote_paths(url: str) -> list[str]:
     import fsspec
 
+    protocol = url.partition("://")[0]
     try:
         system, path = fsspec.core.url_to_fs(url)
-        protocol = url.partition("://")[0]
         if glob.has_magic(path):
             names = sorted(system.glob(path))
         elif system.isdir(path):
             names = sorted(name for name in system.find(path) if _kind(name) is not None)
         else:
             names = [path] if system.exists(path) else []
-    except (ImportError, ValueError, OSError) as error:
-        raise InputError(f"{url}: cannot be opened ({error}); object stores need their fsspec package (s3fs, gcsfs, adlfs)") from error
+    except Exception as error:  # whatever the package of an object store raises
+        advice = "object stores need their fsspec package (s3fs, gcsfs, adlfs) and credentials"
+        raise InputError(f"{url}: cannot be opened ({_one_line(error)}); {advice}") from error
     if not names:
         raise InputError(f"{url}: nothing is there that can be read")
-    return [f"{protocol}://{name.lstrip('/') if protocol not in ('file', 'memory') else name}" for name in names]
+    return [f"{protocol}://{name if protocol in ('file', 'memory') else name.lstrip('/')}" for name in names]
 
 
 def _kind(name: str) -> str | None:
     stem, ending = os.path.splitext(name.lower())
     if ending in _PACKED:
-        ending = os.path.splitext(stem)[1]
-        return "csv" if ending in ("", *(e for e, kind in _ENDINGS.items() if kind == "csv")) else None
+        return "csv" if _ENDINGS.get(os.path.splitext(stem)[1], "csv") == "csv" else None
     return _ENDINGS.get(ending)
 
 
@@ -153,27 +175,27 @@ def _kind(name: str) -> str | None:
 
 
 def _open_file(path: str) -> Source:
-    kind = _kind(path)
     try:
         with _open(path) as file:
             head = file.read(8)
         if not head:
             raise InputError(f"{path}: the file is empty (0 bytes)")
+        if head[:4] in _NO_TABLE:
+            raise InputError(f"{path}: this is {_NO_TABLE[head[:4]]}")
         if head[:4] == b"PAR1":
-            kind = "parquet"
-        elif head[:6] == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
-            kind = "arrow"
-        elif kind in ("parquet", "arrow"):
+            return _open_parquet(path)
+        if head[:6] == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
+            return _open_arrow(path)
+        kind = _kind(path)
+        if kind in ("parquet", "arrow"):
             raise InputError(f"{path}: the name says {kind}, the content does not; it may be cut off or renamed")
-        if kind is None:
-            kind = "csv"
-        return {"parquet": _open_parquet, "arrow": _open_arrow, "csv": _open_csv}[kind](path)
+        return _open_csv(path)
     except InputError:
         raise
     except PermissionError as error:
         raise InputError(f"{path}: may not be read ({error.strerror}); check its permissions") from error
     except _BROKEN as error:
-        raise _cannot_read(path, error) from error
+        raise cannot_read(path, error) from error
 
 
 def _open(path: str) -> Any:
@@ -184,8 +206,19 @@ def _open(path: str) -> Any:
     return open(path, "rb")
 
 
-def _cannot_read(path: str, error: Exception) -> InputError:
-    said = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
+def _one_line(error: Exception) -> str:
+    return re.sub(r"\s+", " ", str(error)).strip()[:300] or type(error).__name__
+
+
+def cannot_read(path: str, error: Exception) -> InputError:
+    """Return the message for a file that breaks while it is read."""
+    said = _one_line(error)
+    if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in said:
+        return InputError(
+            f"{path}: holds bytes that are no text: {said}. Convert it to UTF-8 (iconv -f ENCODING -t UTF-8)"
+        )
+    if "straddl" in said:
+        return InputError(f"{path}: one row is longer than {_BLOCK_BYTES >> 20} MB; a quote may not be closed")
     return InputError(f"{path}: cannot be read as a table: {said}. The file may be damaged or cut off")
 
 
@@ -196,27 +229,41 @@ def _guarded(path: str, batches: Callable[[], Iterator[pa.RecordBatch]]) -> Iter
     except InputError:
         raise
     except _BROKEN as error:
-        raise _cannot_read(path, error) from error
+        raise cannot_read(path, error) from error
 
 
-def _file_description(path: str) -> Callable[[int], InputFile]:
-    """Hash a local file on a thread of its own while it is read; the sum is asked for when its rows are known."""
-    if "://" in path:
-        return lambda rows: _remote_description(path, rows)
-    digest: list[str] = []
+class _Description:
+    """Size and sha256 of a local file, hashed on a thread of its own while the file is read."""
 
-    def work() -> None:
-        with open(path, "rb") as file:
-            digest.append(hashlib.file_digest(file, "sha256").hexdigest())
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._sha256: str | None = None
+        self._bytes: int | None = None
+        self._error: OSError | None = None
+        self._thread: threading.Thread | None = None
 
-    thread = threading.Thread(target=work, name="ouroflow-sha256", daemon=True)
-    thread.start()
+    def begin(self) -> None:
+        """Begin to hash: only one file at a time is read, and only that one is hashed."""
+        if "://" not in self._path:
+            self._thread = threading.Thread(target=self._hash, name="ouroflow-sha256", daemon=True)
+            self._thread.start()
 
-    def describe(rows: int) -> InputFile:
-        thread.join()
-        return InputFile(path, digest[0] if digest else None, os.path.getsize(path), rows)
+    def _hash(self) -> None:
+        try:
+            with open(self._path, "rb") as file:
+                self._sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                self._bytes = file.tell()
+        except OSError as error:
+            self._error = error
 
-    return describe
+    def __call__(self, rows: int) -> InputFile:
+        """Return the description once the number of rows is known."""
+        if self._thread is None:
+            return _remote_description(self._path, rows)
+        self._thread.join()
+        if self._error is not None:
+            raise cannot_read(self._path, self._error) from self._error
+        return InputFile(self._path, self._sha256, self._bytes, rows)
 
 
 def _remote_description(path: str, rows: int) -> InputFile:
@@ -224,38 +271,61 @@ def _remote_description(path: str, rows: int) -> InputFile:
 
     system, name = fsspec.core.url_to_fs(path)
     info = system.info(name)
-    version = next((str(info[key]) for key in ("ETag", "etag", "generation", "LastModified", "created") if info.get(key)), None)
+    version = next(
+        (str(info[key]) for key in ("ETag", "etag", "generation", "LastModified", "created") if info.get(key)), None
+    )
     return InputFile(path, None, info.get("size"), rows, version)
 
 
-def _open_parquet(path: str) -> Source:
-    file = pq.ParquetFile(_open(path) if "://" in path else path, pre_buffer="://" in path)
-    columns = list(file.schema_arrow.names)
+def _file_source(
+    path: str, columns: list[str], batches: Callable[[list[str]], Iterator[pa.RecordBatch]], **known: Any
+) -> Source:
+    """Return a source that is opened again when its turn comes: a folder may hold more files than may be open at once."""
+    describe = _Description(path)
 
     def read(wanted: list[str]) -> Iterator[pa.RecordBatch]:
-        return _guarded(path, lambda: file.iter_batches(BATCH_ROWS, columns=wanted))
+        describe.begin()
+        return _guarded(path, lambda: batches(wanted))
 
-    return Source(path, columns, read, _file_description(path), file.metadata.num_rows)
+    return Source(path, columns, read, describe, **known)
+
+
+def _open_parquet(path: str) -> Source:
+    def opened() -> pq.ParquetFile:
+        return pq.ParquetFile(_open(path) if "://" in path else path, pre_buffer="://" in path)
+
+    def batches(wanted: list[str]) -> Iterator[pa.RecordBatch]:
+        with opened() as file:
+            yield from file.iter_batches(BATCH_ROWS, columns=wanted)
+
+    with opened() as file:
+        columns, rows = _columns(path, file.schema_arrow.names), file.metadata.num_rows
+    return _file_source(path, columns, batches, rows=rows)
 
 
 def _open_arrow(path: str) -> Source:
-    handle = _open(path) if "://" in path else pa.memory_map(path)
-    if handle.read(6) == b"ARROW1":
-        handle.seek(0)
-        file = pa.ipc.open_file(handle)
-        batches: Callable[[], Iterator[pa.RecordBatch]] = lambda: (  # noqa: E731
-            file.get_batch(k) for k in range(file.num_record_batches)
-        )
-    else:
-        handle.seek(0)
-        file = pa.ipc.open_stream(handle)
-        batches = lambda: iter(file)  # noqa: E731
-    columns = list(file.schema.names)
+    def batches(wanted: list[str]) -> Iterator[pa.RecordBatch]:
+        with _open(path) if "://" in path else pa.memory_map(path) as handle:
+            for batch in _arrow_batches(handle)[1]:
+                batch.validate(full=True)  # Arrow trusts the offsets of a file, and a damaged one must not be trusted
+                chosen = batch.select(wanted)
+                for start in range(0, chosen.num_rows, BATCH_ROWS):
+                    yield chosen.slice(start, BATCH_ROWS)
 
-    def read(wanted: list[str]) -> Iterator[pa.RecordBatch]:
-        return _guarded(path, lambda: (batch.select(wanted) for batch in batches()))
+    with _open(path) if "://" in path else pa.memory_map(path) as handle:
+        names = _arrow_batches(handle)[0]
+    return _file_source(path, _columns(path, names), batches)
 
-    return Source(path, columns, read, _file_description(path))
+
+def _arrow_batches(handle: Any) -> tuple[list[str], Iterator[pa.RecordBatch]]:
+    """Return columns and batches of an Arrow file or an Arrow stream."""
+    head = handle.read(6)
+    handle.seek(0)
+    if head != b"ARROW1":
+        stream = pa.ipc.open_stream(handle)
+        return list(stream.schema.names), iter(stream)
+    file = pa.ipc.open_file(handle)
+    return list(file.schema.names), (file.get_batch(number) for number in range(file.num_record_batches))
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------------
@@ -263,115 +333,188 @@ def _open_arrow(path: str) -> Source:
 
 @dataclass(frozen=True)
 class _Dialect:
+    """How to read a CSV file.
+
+    Attributes
+    ----------
+    encoding, delimiter : str
+    skipped : int
+        Lines before the first row: comments, blank lines and the header.
+    headerless : bool
+    columns : list of str
+    empty : bool
+        There is nothing after the header.
+    """
+
     encoding: str
     delimiter: str
     skipped: int
-    header: list[str] | None
+    headerless: bool
     columns: list[str]
+    empty: bool
+
+
+class _Tail:
+    """A stream of bytes that remembers how it ended."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.closed = False
+        self.last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        data: bytes = self._stream.read(size)
+        self.last = data[-64:].rstrip(b"\r\n")[-1:] or self.last
+        return data
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+        self._stream.close()
 
 
 def _open_csv(path: str) -> Source:
     notes: list[str] = []
+    ragged: list[tuple[int, str]] = []
     dialect = _sniff(path, notes)
-    source = Source(path, dialect.columns, lambda wanted: iter(()), _file_description(path), headerless=dialect.header is None, notes=notes)
 
-    def read(wanted: list[str]) -> Iterator[pa.RecordBatch]:
-        return _guarded(path, lambda: _csv_batches(path, dialect, wanted, source.ragged))
+    def batches(wanted: list[str]) -> Iterator[pa.RecordBatch]:
+        return iter(()) if dialect.empty else _csv_batches(path, dialect, wanted, ragged)
 
-    source.read = read
-    return source
+    return _file_source(path, dialect.columns, batches, headerless=dialect.headerless, notes=notes, ragged=ragged)
 
 
-def _csv_batches(path: str, dialect: _Dialect, wanted: list[str], ragged: list[tuple[int, str]]) -> Iterator[pa.RecordBatch]:
-    first_line = dialect.skipped + (0 if dialect.header is None else 1)
-
+def _csv_batches(
+    path: str, dialect: _Dialect, wanted: list[str], ragged: list[tuple[int, str]]
+) -> Iterator[pa.RecordBatch]:
     def set_aside(row: Any) -> str:
-        number = len(ragged) + 1 if row.number is None else row.number - first_line
-        ragged.append((number, row.text))
+        # Arrow counts rows, not lines, but begins with the lines that it was told to skip.
+        ragged.append((row.number - dialect.skipped, row.text))
         return "skip"
 
-    text = _text_stream(path, dialect.encoding)
-    reader = pacsv.open_csv(
-        text,
-        pacsv.ReadOptions(
-            use_threads=False,
-            block_size=8 << 20,
-            skip_rows=dialect.skipped + (0 if dialect.header is None else 1),
-            column_names=dialect.columns,
-        ),
-        pacsv.ParseOptions(
-            delimiter=dialect.delimiter,
-            newlines_in_values=True,
-            ignore_empty_lines=True,
-            invalid_row_handler=set_aside,
-        ),
-        pacsv.ConvertOptions(
-            column_types=dict.fromkeys(dialect.columns, pa.string()),
-            include_columns=wanted,
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=True,
-            null_values=[""],
-        ),
-    )
-    yield from reader
+    stream = _text_stream(path, dialect.encoding)
+    last = dialect.columns[-1]
+    try:
+        reader = pacsv.open_csv(
+            pa.PythonFile(stream, "r"),
+            pacsv.ReadOptions(
+                use_threads=False, block_size=_BLOCK_BYTES, skip_rows=dialect.skipped, column_names=dialect.columns
+            ),
+            pacsv.ParseOptions(
+                delimiter=dialect.delimiter,
+                newlines_in_values=True,
+                ignore_empty_lines=True,
+                invalid_row_handler=set_aside,
+            ),
+            pacsv.ConvertOptions(
+                column_types=dict.fromkeys(dialect.columns, pa.string()),
+                include_columns=list(dict.fromkeys([*wanted, last])),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=True,
+                null_values=[""],
+            ),
+        )
+        final = None
+        for batch in reader:
+            for start in range(0, batch.num_rows, BATCH_ROWS):
+                yield batch.slice(start, BATCH_ROWS).select(wanted)
+            if batch.num_rows:
+                final = batch.column(last)[-1].as_py()
+        if final is not None and re.search(r"[\r\n]", final) and stream.last != b'"':
+            raise InputError(
+                f"{path}: the quote that opens the last value is never closed, so rows may be hidden in it: {final[:80]!r}"
+            )
+    finally:
+        stream.close()
 
 
 def _bytes_stream(path: str) -> Any:
-    ending = os.path.splitext(path.lower())[1]
+    """Open a file, unpacked if its content is packed, whatever its name says."""
     file = _open(path)
-    if ending == ".gz":
+    head = file.read(4)
+    file.seek(0)
+    if head[:2] == b"\x1f\x8b":
         return gzip.GzipFile(fileobj=file)
-    if ending == ".bz2":
+    if head[:3] == b"BZh":
         return bz2.BZ2File(file)
-    if ending == ".zst":
-        return pa.CompressedInputStream(file, "zstd")
+    if head == b"\x28\xb5\x2f\xfd":
+        return pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
     return file
 
 
-def _text_stream(path: str, encoding: str) -> Any:
-    """Return the content as UTF-8 bytes without a mark at the beginning."""
+def _text_stream(path: str, encoding: str) -> _Tail:
+    """Return the content as UTF-8 bytes."""
     stream = _bytes_stream(path)
-    if encoding == "utf-8":
-        return stream
-    return pa.transcoding_input_stream(pa.PythonFile(stream) if not isinstance(stream, pa.NativeFile) else stream, encoding, "utf-8")
+    if encoding != "utf-8":
+        stream = pa.transcoding_input_stream(pa.PythonFile(stream, "r"), encoding, "utf-8")
+    return _Tail(stream)
+
+
+def _beginning(path: str) -> bytes:
+    """Return the first bytes of a file: `_SNIFF_BYTES`, fewer only if it has no more."""
+    parts: list[bytes] = []
+    missing = _SNIFF_BYTES
+    with _bytes_stream(path) as stream:
+        while missing and (part := stream.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+    return b"".join(parts)
 
 
 def _sniff(path: str, notes: list[str]) -> _Dialect:
     """Find encoding, delimiter, comment lines and header from the beginning of a file."""
-    with _bytes_stream(path) as stream:
-        head = stream.read(_SNIFF_BYTES)
+    head = _beginning(path)
     if not head.strip():
         raise InputError(f"{path}: the file holds no text")
     encoding = _encoding(path, head, notes)
     text = head.decode(encoding, errors="ignore").lstrip("\ufeff")
-    lines = text.splitlines()
-    if len(head) == _SNIFF_BYTES:
-        lines = lines[:-1]
+    if "\0" in text:
+        raise InputError(f"{path}: the file holds zero bytes, so it is not a CSV file; give Parquet, CSV or Arrow")
+    lines = re.split(r"\r\n|\r|\n", text)
     skipped = next((k for k, line in enumerate(lines) if line.strip() and not line.startswith("#")), len(lines))
     if skipped == len(lines):
         raise InputError(f"{path}: no payments: the file holds comment lines only")
-    if "\0" in text:
-        raise InputError(f"{path}: the file holds zero bytes, so it is not a CSV file; give Parquet, CSV or Arrow")
-    first = lines[skipped]
-    delimiter = max(",\t;|", key=first.count)
-    if first.count(delimiter) == 0:
-        if len(first.split()) > 1:
-            raise InputError(f"{path}: the first line is not divided by comma, tab, semicolon or bar: {first[:80]!r}")
-        raise InputError(f"{path}: the first line holds one column only: {first[:80]!r}; payments need a payer and a payee")
-    cells = [cell.strip() for cell in next(csv.reader([first], delimiter=delimiter))]
-    if skipped:
-        notes.append(f"{path}: {skipped} comment lines are skipped")
+    whole = len(head) < _SNIFF_BYTES
+    if skipped == len(lines) - 1 and not whole:
+        raise InputError(f"{path}: the first line is longer than {_SNIFF_BYTES >> 20} MB, so it is no header")
+    delimiter = _delimiter(path, lines[skipped])
+    try:
+        reader = csv.reader((line + "\n" for line in lines[skipped:]), delimiter=delimiter)
+        cells = [cell.strip() for cell in next(reader)]
+    except csv.Error as error:
+        raise InputError(f"{path}: the header cannot be read: {error}") from error
+    comments = sum(line.startswith("#") for line in lines[:skipped])
+    if comments:
+        notes.append(f"{path}: {comments} comment line{'s are' if comments > 1 else ' is'} skipped")
     if all(_is_number(cell) for cell in cells):
         notes.append(f"{path}: no header line; columns are named by position")
-        return _Dialect(encoding, delimiter, skipped, None, [f"column {k + 1}" for k in range(len(cells))])
-    return _Dialect(encoding, delimiter, skipped, cells, _columns(path, cells))
+        return _Dialect(encoding, delimiter, skipped, True, [f"column {k + 1}" for k in range(len(cells))], False)
+    skipped += reader.line_num  # a quoted name may take several lines
+    empty = whole and not "".join(lines[skipped:]).strip()
+    return _Dialect(encoding, delimiter, skipped, False, _columns(path, cells), empty)
 
 
-def _columns(path: str, cells: Sequence[str]) -> list[str]:
-    twice = sorted({cell for cell in cells if cells.count(cell) > 1 and cell})
+def _delimiter(path: str, first: str) -> str:
+    plain = re.sub(r'"[^"]*"', "", first)
+    delimiter = max(",\t;|", key=plain.count)
+    if plain.count(delimiter) == 0:
+        if len(first.split()) > 1:
+            raise InputError(f"{path}: the first line is not divided by comma, tab, semicolon or bar: {first[:80]!r}")
+        raise InputError(
+            f"{path}: the first line holds one column only: {first[:80]!r}; payments need a payer and a payee"
+        )
+    return delimiter
+
+
+def _columns(where: str, names: Sequence[str]) -> list[str]:
+    twice = sorted({name for name in names if names.count(name) > 1 and name})
     if twice:
-        raise InputError(f"{path}: the header names {', '.join(map(repr, twice))} more than once; give every column its own name")
-    return [cell or f"column {k + 1}" for k, cell in enumerate(cells)]
+        raise InputError(
+            f"{where}: the header names {', '.join(map(repr, twice))} more than once; give every column its own name"
+        )
+    return [name or f"column {k + 1}" for k, name in enumerate(names)]
 
 
 def _encoding(path: str, head: bytes, notes: list[str]) -> str:
@@ -380,13 +523,24 @@ def _encoding(path: str, head: bytes, notes: list[str]) -> str:
             return name
     for name in ("utf-8", "cp949"):
         try:
-            codecs.getincrementaldecoder(name)().decode(head, final=len(head) < _SNIFF_BYTES)
+            text = codecs.getincrementaldecoder(name)().decode(head, final=len(head) < _SNIFF_BYTES)
         except UnicodeDecodeError:
             continue
-        if name != "utf-8":
+        if name == "cp949":
+            if not _is_korean(text):
+                continue
             notes.append(f"{path}: not UTF-8; read as {name} (Korean Windows)")
         return name
-    raise InputError(f"{path}: the text is neither UTF-8, UTF-16 nor cp949; convert it to UTF-8 (iconv -f ENCODING -t UTF-8)")
+    raise InputError(
+        f"{path}: the text is neither UTF-8, UTF-16 nor cp949; convert it to UTF-8 (iconv -f ENCODING -t UTF-8)"
+    )
+
+
+def _is_korean(text: str) -> bool:
+    """Tell Korean from Western text whose accents happen to be valid in cp949, as rare syllables that no standard has."""
+    foreign = [character for character in text if character > "\x7f"]
+    common = sum("가" <= character <= "힣" and character.encode("euc_kr", "ignore") != b"" for character in foreign)
+    return 2 * common >= len(foreign)
 
 
 def _is_number(cell: str) -> bool:
@@ -404,51 +558,55 @@ def _open_frame(source: Any) -> Source:
     kind = type(source).__module__.partition(".")[0]
     name = f"{kind} {type(source).__name__}"
     if isinstance(source, pa.Table | pa.RecordBatch):
-        table = pa.table(source) if isinstance(source, pa.RecordBatch) else source
-    elif kind == "pandas" and "pandas" in sys.modules:
-        try:
-            table = pa.Table.from_pandas(source, preserve_index=False)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise InputError(f"{name}: a column holds mixed types: {error}; make each column of one type") from error
-    elif kind == "polars" and "polars" in sys.modules:
-        table = (source.collect() if hasattr(source, "collect") else source).to_arrow()
-    elif kind == "networkx":
-        table = _graph_table(source, name)
+        names, column = source.schema.names, source.column
+    elif kind == "pandas" and hasattr(source, "iloc"):
+        names, column = list(source.columns), lambda place: pa.Array.from_pandas(source.iloc[:, place])
+    elif kind == "polars" and hasattr(source, "lazy"):
+        frame = source.lazy().collect()
+        names, column = frame.columns, lambda place: frame.to_series(place).to_arrow()
+    elif kind == "networkx" and hasattr(source, "edges"):
+        return _graph_source(source, name)
     else:
         raise UsageError(
             f"payments cannot be read from {type(source).__module__}.{type(source).__name__}; give a path, a pandas or Polars "
             "data frame, an Arrow table or a NetworkX graph"
         )
-    columns = [str(column) for column in table.column_names]
-    if len(set(columns)) < len(columns):
-        _columns(name, columns)
-    table = table.rename_columns(columns)
-
-    def read(wanted: list[str]) -> Iterator[pa.RecordBatch]:
-        return iter(table.select(wanted).to_batches(max_chunksize=BATCH_ROWS))
-
-    return Source(name, columns, read, lambda rows: InputFile(name, None, None, rows), table.num_rows)
+    return _frame_source(name, [str(label) for label in names], column, len(source) if kind == "pandas" else None)
 
 
-def _graph_table(graph: Any, name: str) -> pa.Table:
+def _frame_source(name: str, names: list[str], column: Callable[[int], Any], rows: int | None) -> Source:
+    """Return a source that converts only the columns that are read: the others may hold anything."""
+    columns = _columns(name, names)
+
+    def batches(wanted: list[str]) -> Iterator[pa.RecordBatch]:
+        arrays = []
+        for label in wanted:
+            try:
+                arrays.append(column(columns.index(label)))
+            except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+                raise InputError(
+                    f"{name}: column {label!r} holds mixed or unknown types: {_one_line(error)}; make it one type"
+                ) from error
+        yield from pa.table(arrays, names=wanted).to_batches(max_chunksize=BATCH_ROWS)
+
+    return Source(name, columns, batches, lambda count: InputFile(name, None, None, count), rows)
+
+
+def _graph_source(graph: Any, name: str) -> Source:
+    """Read the edges of a graph: its nodes are payer and payee, the attributes of the edges are the other columns."""
     if not graph.is_directed():
         raise InputError(f"{name}: payments have a direction; give a DiGraph or a MultiDiGraph")
     edges = list(graph.edges(data=True))
     if not edges:
         raise InputError(f"{name}: no payments: the graph has no edges")
-    attribute = next((key for key in ("amount", "weight", "value") if any(key in data for *_, data in edges)), None)
-    ends = [pa.array([edge[k] for edge in edges]) if _one_type([edge[k] for edge in edges]) else None for k in (0, 1)]
-    if ends[0] is None or ends[1] is None or ends[0].type != ends[1].type:
-        raise InputError(f"{name}: the nodes are of mixed types; make all of them text or all of them integers")
-    columns: dict[str, Any] = {"payer": ends[0], "payee": ends[1]}
-    if attribute is not None:
-        try:
-            columns["amount"] = pa.array([data.get(attribute) for *_, data in edges])
-        except (pa.ArrowException, TypeError) as error:
-            raise InputError(f"{name}: the edge attribute {attribute!r} is not a number everywhere: {error}") from error
-    return pa.table(columns)
+    attributes = list(dict.fromkeys(str(key) for *_, data in edges for key in data))
+    for role in ("payer", "payee"):
+        if role in attributes:
+            raise InputError(f"{name}: an edge attribute is named {role!r}, which the nodes are; give it another name")
 
+    def column(place: int) -> pa.Array:
+        if place < 2:
+            return pa.array([edge[place] for edge in edges])
+        return pa.array([data.get(attributes[place - 2]) for *_, data in edges])
 
-def _one_type(values: list[Any]) -> bool:
-    kinds = {type(value) for value in values}
-    return kinds == {str} or (all(issubclass(kind, int | np.integer) for kind in kinds) and bool not in kinds)
+    return _frame_source(name, ["payer", "payee", *attributes], column, len(edges))

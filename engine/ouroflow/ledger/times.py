@@ -38,21 +38,27 @@ class Times:
         Rows without a time that can be read, nulls among them. None: no row is bad.
     unit : str
         "ns" since 1970 UTC, or "steps": the integers as they are.
+    reading : str
+        How integers were read: "s", "ms", "us", "ns", "days" (YYYYMMDD) or "steps"; "moments" where the column holds
+        none. Empty: no row says.
     """
 
     values: Int64s
     bad: Bools | None
     unit: str
+    reading: str = "moments"
 
 
-def to_times(column: pa.Array | pa.ChunkedArray) -> Times:
-    """Read a whole column of times.
+def to_times(column: pa.Array | pa.ChunkedArray, reading: str = "") -> Times:
+    """Read a column of times, or the next part of one.
 
     Parameters
     ----------
     column : pyarrow.Array of shape (rows,)
         Timestamps of any unit and zone, dates, integers, floats that hold integers, or text. A time without zone is
         UTC.
+    reading : str, optional
+        How the parts before were read, so that all parts of a column are read alike.
 
     Returns
     -------
@@ -63,8 +69,7 @@ def to_times(column: pa.Array | pa.ChunkedArray) -> Times:
     Integers are read as the column they are in: seconds, milliseconds, microseconds or nanoseconds since 1970 if all of
     them fall into 1990 to 2100 in that unit (seconds: 631152000 up to 4102444800, and so on times 1000; the four ranges
     do not touch); dates if all lie between 19000101 and 21001231 and most are calendar days YYYYMMDD; else steps. Text
-    is a column of integers if more than half of its cells are. So this must see the whole column: parts could be read
-    in different ways.
+    is a column of integers if more than half of its cells are. The first part of a column that holds any time decides.
 
     Text may be 2025-01-31, 2025/01/31, 2025.01.31 or 20250131, each alone or followed by T or a space and 13, 13:45,
     13:45:10 or 13:45:10.123456789, and by Z, UTC or an offset such as +09:00. Day first and month first are not told
@@ -85,20 +90,21 @@ def to_times(column: pa.Array | pa.ChunkedArray) -> Times:
     if pa.types.is_integer(kind):
         if pa.types.is_uint64(kind):
             bad |= _filled(pc.greater(column, pa.scalar(2**63 - 1, pa.uint64())), False)
-        return _from_integers(_integers(column), bad)
+        return _from_integers(_integers(column), bad, reading)
     if pa.types.is_floating(kind):
         numbers = _filled(column.cast(pa.float64()), 0.0)
         bad |= ~(np.abs(numbers) <= 2.0**53) | (numbers != np.rint(numbers))
-        return _from_integers(np.where(bad, 0, numbers).astype(np.int64), bad)
+        return _from_integers(np.where(bad, 0, numbers).astype(np.int64), bad, reading)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _from_text(column if not pa.types.is_string_view(kind) else column.cast(pa.large_string()))
-    return _times(np.zeros(len(column), dtype=np.int64), np.ones(len(column), dtype=bool), "ns")
+        return _from_text(column if not pa.types.is_string_view(kind) else column.cast(pa.large_string()), reading)
+    return _times(np.zeros(len(column), dtype=np.int64), np.ones(len(column), dtype=bool), "")
 
 
-def _times(values: Int64s, bad: Bools, unit: str) -> Times:
+def _times(values: Int64s, bad: Bools, reading: str) -> Times:
+    unit = "steps" if reading == "steps" else "ns"
     if not bad.any():
-        return Times(values, None, unit)
-    return Times(np.where(bad, 0, values), bad, unit)
+        return Times(values, None, unit, reading)
+    return Times(np.where(bad, 0, values), bad, unit, reading)
 
 
 def _filled(column: pa.Array, value: object) -> npt.NDArray[Any]:
@@ -110,26 +116,40 @@ def _integers(column: pa.Array) -> Int64s:
     return _filled(column, 0).astype(np.int64)
 
 
-def _scaled(values: Int64s, bad: Bools, factor: int) -> Times:
+def _scaled(values: Int64s, bad: Bools, factor: int, reading: str = "moments") -> Times:
     limit = (2**63 - 1) // factor
     bad = bad | (values > limit) | (values < -limit)
-    return _times(np.where(bad, 0, values) * np.int64(factor), bad, "ns")
+    return _times(np.where(bad, 0, values) * np.int64(factor), bad, reading)
 
 
-def _from_integers(values: Int64s, bad: Bools) -> Times:
-    known = values[~bad]
+def _from_integers(values: Int64s, bad: Bools, reading: str) -> Times:
+    reading = reading or _reading_of(values[~bad])
+    if reading in _PER_UNIT:
+        return _scaled(values, bad, _PER_UNIT[reading], reading)
+    if reading == "days":
+        days, unreal = _days_of_digits(values)
+        return _times(days * _DAY, bad | unreal, reading)
+    return _times(values, bad, reading)
+
+
+def _reading_of(known: Int64s) -> str:
+    """Tell what integers mean, from all that are known; empty where there is none."""
     if not len(known):
-        return _times(values, bad, "steps")
+        return ""
     low, high = int(known.min()), int(known.max())
-    for factor in _PER_UNIT.values():
+    for unit, factor in _PER_UNIT.items():
         per_second = 1_000_000_000 // factor
         if low >= _YEAR_1990 * per_second and high < _YEAR_2100 * per_second:
-            return _scaled(values, bad, factor)
-    if low >= 19000101 and high <= 21001231:
-        days, unreal = _days(values // 10000, values // 100 % 100, values % 100)
-        if 2 * np.count_nonzero(unreal & ~bad) < len(known):
-            return _times(days * _DAY, bad | unreal, "ns")
-    return _times(values, bad, "steps")
+            return unit
+    if low >= 19000101 and high <= 21001231 and 2 * np.count_nonzero(_days_of_digits(known)[1]) < len(known):
+        return "days"
+    return "steps"
+
+
+def _days_of_digits(values: Int64s) -> tuple[Int64s, Bools]:
+    """Read YYYYMMDD; what lies outside of four-digit years is no day."""
+    inside = np.where((values >= 0) & (values <= 99991231), values, 0)
+    return _days(inside // 10000, inside // 100 % 100, inside % 100)
 
 
 def _days(year: Int64s, month: Int64s, day: Int64s) -> tuple[Int64s, Bools]:
@@ -144,7 +164,7 @@ def _days(year: Int64s, month: Int64s, day: Int64s) -> tuple[Int64s, Bools]:
 # --- text -------------------------------------------------------------------------------------------------------------
 
 
-def _from_text(column: pa.Array) -> Times:
+def _from_text(column: pa.Array, reading: str) -> Times:
     """Read each distinct text once: ledgers repeat their days and minutes."""
     encoded = column.dictionary_encode()
     code = _integers(pc.fill_null(encoded.indices, -1))
@@ -152,15 +172,19 @@ def _from_text(column: pa.Array) -> Times:
     count = np.bincount(code[code >= 0], minlength=len(texts))
     empty = _filled(pc.equal(texts, ""), False)
     whole = _filled(pc.match_substring_regex(texts, r"^[+-]?(\d{1,18}|[1-8]\d{18})$"), False)
-    if 2 * count[whole].sum() > count[~empty].sum():
-        distinct = _from_integers(_integers(_cast_integers(pc.if_else(pa.array(whole), texts, None))), ~whole)
-    else:
+    if not reading and not count[~empty].sum():
+        return _times(np.zeros(len(column), dtype=np.int64), np.ones(len(column), dtype=bool), "")
+    distinct = None
+    if reading not in ("", "moments") or (not reading and 2 * count[whole].sum() > count[~empty].sum()):
+        integers = _integers(_cast_integers(pc.if_else(pa.array(whole), texts, None)))
+        distinct = _from_integers(integers, ~whole, reading)
+    if distinct is None or distinct.reading == "days":  # 20250131 is a moment too, and may be 2025-01-31 further on
         values, wrong = _moments(pc.if_else(pa.array(empty), None, texts))
-        distinct = _times(values, wrong, "ns")
+        distinct = _times(values, wrong, "moments")
     # One more row, at position -1, for the nulls.
     values = np.append(distinct.values, np.int64(0))[code]
     wrong = np.append(np.zeros(len(texts), dtype=bool) if distinct.bad is None else distinct.bad, True)[code]
-    return _times(values, wrong, distinct.unit)
+    return _times(values, wrong, distinct.reading)
 
 
 def _cast_integers(texts: pa.Array) -> pa.Array:

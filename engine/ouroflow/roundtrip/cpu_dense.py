@@ -1,8 +1,9 @@
 """Chains stored densely but still mostly empty: eliminate on bit sets, sweep the full rest with BLAS, walk back.
 
-Between the lists of `cpu_elimination` and the sweeps of `cpu_core` lie a few thousand companies of which a tenth of the pairs hold a
-probability. Lists cost too much per entry there, BLAS would treat them as full. Here a pair costs one multiplication and addition, and
-the pattern one bit: joining the payees of two companies is a bitwise or. The order and the formulas are those of `cpu_elimination`.
+Between the lists of `cpu_elimination` and the sweeps of `cpu_core` lie a few thousand companies of which a tenth of
+the pairs hold a probability. Lists cost too much per entry there, BLAS would treat them as full. Here a pair costs
+one multiplication and addition, and the pattern one bit: joining the payees of two companies is a bitwise or. The
+order and the formulas are those of `cpu_elimination`.
 
 Memory beside the chain of k companies: 8 bytes x (companies left for BLAS)^2, and k^2 / 4 bytes of bit sets.
 """
@@ -18,7 +19,8 @@ from ouroflow.roundtrip.cpu_core import sweep
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
-# Eliminating a company and walking back over it costs as much per pair of payer and payee as this many flops of BLAS (measured).
+# Eliminating a company and walking back over it costs as much per pair of payer and payee as this many floating point
+# operations of BLAS (measured, 2 cores with AVX-512).
 _FLOPS_PER_PAIR = 120.0
 
 
@@ -73,8 +75,13 @@ def _pattern(chain, payees, payers, outgoing, incoming):  # type: ignore[no-unty
 
 
 @njit(cache=True)
-def _eliminate_pairs(chain, leak, payees, payers, outgoing, incoming, order, pivots, flops_per_pair):  # type: ignore[no-untyped-def]
-    """Eliminate the cheapest company while that beats BLAS; its row and column become `onward` and `share`. Return how many."""
+def _eliminate_pairs(  # type: ignore[no-untyped-def]
+    chain, leak, payees, payers, outgoing, incoming, order, pivots, flops_per_pair
+):
+    """Eliminate the cheapest company while that beats BLAS, and return how many.
+
+    Its row and column are overwritten with `onward` and `share`.
+    """
     companies = leak.size
     present = np.ones(companies, np.bool_)
     some_payees, some_payers = np.empty(companies, np.int32), np.empty(companies, np.int32)
@@ -150,13 +157,13 @@ def _walk_back_pairs(chain, payees, payers, order, pivots):  # type: ignore[no-u
 
 
 def visits_of_pattern(chain: Floats, leak: Floats) -> None:
-    """Overwrite a dense chain P with those entries of N = (I - P)^-1 that are the reverse of an entry of its filled pattern.
+    """Overwrite a dense chain P with the entries of N = (I - P)^-1 that are the reverse of one of its filled pattern.
 
     Parameters
     ----------
     chain : float64[k, k], Fortran order
-        ``chain[i, j]``: probability of moving i -> j; the diagonal is 0. Afterwards ``chain[j, i]`` is N_ji and ``chain[i, i]`` is N_ii
-        for each pair that held a probability; other entries mean nothing.
+        ``chain[i, j]``: probability of moving i -> j; the diagonal is 0. Afterwards ``chain[j, i]`` is N_ji for each
+        pair (i, j) that held a probability, and ``chain[i, i]`` is N_ii; other entries mean nothing.
     leak : float64[k]
         Probability of leaving for good. Overwritten with work space.
     """

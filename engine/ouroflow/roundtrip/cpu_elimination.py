@@ -1,19 +1,21 @@
 """Sparse chains: eliminate companies with few neighbours down to a dense core, and walk back over them.
 
-Eliminating company v hands what its payers send it on to its payees: ``P_ij += P_iv P_vj / (1 - P_vv)``, with ``1 - P_vv`` formed as the sum
-of the rest of the row and the leak, so that nothing is ever subtracted (see `cpu_core`). The order is Markowitz's (1957): the smallest product of
-payers and payees still present, ties by the smallest company. It stops where BLAS on the dense rest is cheaper than the next company's lists.
+Eliminating company v hands what its payers send it on to its payees: ``P_ij += P_iv P_vj / (1 - P_vv)``, with ``1 -
+P_vv`` formed as the sum of the rest of the row and the leak, so that nothing is ever subtracted (see `cpu_core`). The
+order is Markowitz's (1957): the smallest product of payers and payees still present, ties by the smallest company. It
+stops where BLAS on the dense rest is cheaper than the next company's lists.
 
-Walking back, N for v follows from N between its payees J and payers I, which are later in the order (Takahashi, Fagan, Chen 1973). With
-``onward = P_vJ / (1 - P_vv)`` and ``share = P_Iv / (1 - P_vv)``::
+Walking back, N for v follows from N between its payees J and payers I, which are later in the order (Takahashi,
+Fagan, Chen 1973). With ``onward = P_vJ / (1 - P_vv)`` and ``share = P_Iv / (1 - P_vv)``::
 
     N_vI = onward N_JI      N_Jv = N_JI share      N_vv = 1 / (1 - P_vv) + onward N_JI share
 
-Every (j, i) that this reads is the reverse of an entry (i, j) of the filled pattern, so N is only kept there: in place of `onward` and `share`,
-and in the dense core. The entry that a flow i -> j needs, N_ji, is among them.
+Every (j, i) that this reads is the reverse of an entry (i, j) of the filled pattern, so N is only kept there: in
+place of `onward` and `share`, and in the dense core. The entry that a flow i -> j needs, N_ji, is among them.
 
-Memory, while lists grow: 16 bytes per entry of the alive pattern (12 in the payer's row, 4 in the payee's column), up to twice that for room, and
-12 bytes per entry of an eliminated company's row and column; 61 bytes per company; then 8 bytes x core^2.
+Memory of the lists: about 54 bytes per entry of the pattern still present (a row's table is kept at most half full), up
+to twice that while the pools move; 12 bytes per entry of an eliminated company's row and column; about 140 bytes per
+company. Then 8 bytes x core^2, and what `cpu_dense` states.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ Positions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)
 
-# A pair of payer and payee costs as much in lists as this many floating point operations of BLAS (measured, 2 cores with AVX-512). In the
-# dense core eliminating goes on at a small part of that, so the lists are left early, unless the core would pass its limit.
+# A pair of payer and payee costs as much in lists as this many floating point operations of BLAS (measured, 2 cores
+# with AVX-512). In the dense core eliminating goes on at a small part of that, so the lists are left early, unless the
+# core would pass its limit.
 _FLOPS_PER_PAIR = 600.0
 _FLOPS_TO_LEAVE = 40_000.0
 _FINISHED, _NEEDS_ROOM = 0, 1
@@ -42,7 +45,8 @@ _ROWS, _COLUMNS, _ONWARD, _SHARE, _HEAP, _ELIMINATED = range(6)  # what `used` c
 class Rows(NamedTuple):
     """For each company a hash table from the payees to the probability of moving to each.
 
-    Eliminated payees stay in the table until it moves: `filled` counts them, `length` does not. Free slots hold payee -1.
+    Eliminated payees stay in the table until it moves: `filled` counts them, `length` does not. Free slots hold
+    payee -1.
     """
 
     start: Positions
@@ -54,7 +58,7 @@ class Rows(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """For each company its payers; those already eliminated stay in the list until it moves. `present` counts the others."""
+    """For each company its payers. Those eliminated stay in the list until it moves; `present` counts the others."""
 
     start: Positions
     length: Positions
@@ -64,7 +68,7 @@ class Columns(NamedTuple):
 
 
 class Eliminated(NamedTuple):
-    """What walking back needs, by position in the order: lists of payees with `onward`, of payers with `share`, and the pivots."""
+    """What walking back needs, by position in the order: payees with `onward`, payers with `share`, and the pivots."""
 
     company: Ids
     pivot: Floats
@@ -95,7 +99,7 @@ class Elimination(NamedTuple):
     chain: Floats
     leak: Floats
     eliminated: Eliminated
-    count: int
+    companies_gone: int
 
 
 @njit(cache=True)
@@ -130,7 +134,7 @@ def _heap_replace_top(heap, size, key):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _queue(company, rows, columns, scratch):  # type: ignore[no-untyped-def]
-    """Queue a company again if it has become cheaper than its place in the heap says (dearer ones are noticed at the top)."""
+    """Queue a company again if it is cheaper than its place in the heap says (dearer ones are noticed at the top)."""
     companies = scratch.present.size
     key = rows.length[company] * columns.present[company] * companies + company
     if key < scratch.queued[company]:
@@ -161,7 +165,7 @@ def _cheapest(rows, columns, scratch):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _append_payer(company, payer, coming, columns, scratch):  # type: ignore[no-untyped-def]
-    """Add a payer to a company's column; a full list moves to fresh room, without those eliminated, for up to `coming` more payers."""
+    """Add a payer to a company's column; a full list moves, without those eliminated, to room for `coming` more."""
     start, length = columns.start[company], columns.length[company]
     if length == columns.capacity[company]:
         fresh = scratch.used[_COLUMNS]
@@ -181,7 +185,8 @@ def _append_payer(company, payer, coming, columns, scratch):  # type: ignore[no-
 @njit(cache=True)
 def _slot(payees, start, capacity, payee):  # type: ignore[no-untyped-def]
     """Return where a payee is in a table, or the free slot where it belongs. Tables are never full."""
-    slot = (((np.int64(payee) * 2654435769) & 0xFFFFFFFF) * capacity) >> 32  # Knuth's multiplicative hash, scaled to the capacity
+    # Knuth's multiplicative hash, scaled to the capacity.
+    slot = (((np.int64(payee) * 2654435769) & 0xFFFFFFFF) * capacity) >> 32
     while payees[start + slot] != payee and payees[start + slot] >= 0:
         slot += 1
         if slot == capacity:
@@ -293,8 +298,10 @@ def _eliminate_one(company, payees, payers, rows, columns, eliminated, scratch):
 
 
 @njit(cache=True)
-def _eliminate(rows, columns, eliminated, scratch, core_limit, flops_per_pair, flops_to_leave):  # type: ignore[no-untyped-def]
-    """Eliminate until the dense core is cheaper (`_FINISHED`) or a list might not fit (`_NEEDS_ROOM`: nothing is half done)."""
+def _eliminate(  # type: ignore[no-untyped-def]
+    rows, columns, eliminated, scratch, core_limit, flops_per_pair, flops_to_leave
+):
+    """Eliminate until the core is cheaper (`_FINISHED`) or a list might not fit (`_NEEDS_ROOM`, nothing half done)."""
     payers = np.empty(scratch.present.size, np.int32)
     payees = np.empty(scratch.present.size, np.int32)
     while True:
@@ -302,8 +309,8 @@ def _eliminate(rows, columns, eliminated, scratch, core_limit, flops_per_pair, f
         if company < 0:
             return _FINISHED
         pairs = float(rows.length[company] * columns.present[company])
-        # One company more in a core of `left` costs 6 left^2 flops, the derivative of 2 left^3. A company that is too dear for a core of the
-        # size allowed shows, long before the lists explode, that the core would become larger.
+        # One company more in a core of `left` costs 6 left^2 operations, the derivative of 2 left^3. A company that is
+        # too dear for a core of the size allowed shows, long before the lists explode, that it would become larger.
         left = scratch.present.size - scratch.used[_ELIMINATED]
         price = flops_to_leave if left <= core_limit else flops_per_pair
         if pairs * price > 6.0 * float(min(left, core_limit)) ** 2:
@@ -358,7 +365,7 @@ def _repack_rows(rows, present, payees, probabilities):  # type: ignore[no-untyp
 
 @njit(cache=True)
 def _repack_columns(columns, present, payers):  # type: ignore[no-untyped-def]
-    """Move the columns of present companies, without eliminated payers, into a fresh pool; return the entries taken there."""
+    """Move the columns of present companies, without eliminated payers, to a fresh pool; return the entries taken."""
     used = 0
     for company in range(present.size):
         if not present[company]:
@@ -388,7 +395,7 @@ def _fill_core(rows, core, place, chain):  # type: ignore[no-untyped-def]
 
 @njit(cache=True)
 def _core_members(ids, place, where, at):  # type: ignore[no-untyped-def]
-    """Write the core's members of a list as their place in the list (`where`) and in the core (`at`); return how many."""
+    """Write where the core's members of a list are, in the list (`where`) and in the core (`at`); return how many."""
     count = 0
     for entry in range(ids.size):
         if place[ids[entry]] >= 0:
@@ -400,7 +407,7 @@ def _core_members(ids, place, where, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, fastmath={"reassoc", "contract"})
 def _through_core(visits, payees, onward, payers, share, to_payer, from_payee):  # type: ignore[no-untyped-def]
-    """Add what runs through the core: `to_payer` = onward N, `from_payee` = N share; payees and payers are places in the core."""
+    """Add what runs through the core, `to_payer` = onward N and `from_payee` = N share; ids are places in the core."""
     for column in range(payers.size):
         column_visits = visits[:, payers[column]]
         column_share = share[column]
@@ -413,8 +420,10 @@ def _through_core(visits, payees, onward, payers, share, to_payer, from_payee): 
 
 
 @njit(cache=True)
-def _through_eliminated(ids, weights, other_slot, other_weights, gained, list_start, lists, values, order, into):  # type: ignore[no-untyped-def]
-    """Add what runs from the eliminated among `ids` to the later ones in `other_slot`: a sum per id, and `gained` per other one."""
+def _through_eliminated(  # type: ignore[no-untyped-def]
+    ids, weights, other_slot, other_weights, gained, list_start, lists, values, order, into
+):
+    """Add what runs from the eliminated among `ids` to the later ones in `other_slot`: by id, and `gained` by other."""
     for entry in range(ids.size):
         position = order[ids[entry]]
         if position < 0:
@@ -431,7 +440,7 @@ def _through_eliminated(ids, weights, other_slot, other_weights, gained, list_st
 
 @njit(cache=True)
 def _walk_back(eliminated, count, visits, place, order, own_visits):  # type: ignore[no-untyped-def]
-    """Overwrite `onward` by N_Jv, `share` by N_vI and fill `own_visits` = N_vv, from the last company eliminated to the first."""
+    """Overwrite `onward` by N_Jv, `share` by N_vI, and fill `own_visits` = N_vv, from the last company to the first."""
     companies = order.size
     payee_slot = np.full(companies, -1, np.int32)
     payer_slot = np.full(companies, -1, np.int32)
@@ -466,7 +475,13 @@ def _walk_back(eliminated, count, visits, place, order, own_visits):  # type: ig
             core_payees, core_payers = payee_where[:payee_count], payer_where[:payer_count]
             core_from, core_to = np.zeros(payee_count), np.zeros(payer_count)
             _through_core(
-                visits, payee_at[:payee_count], onward[core_payees], payer_at[:payer_count], share[core_payers], core_to, core_from
+                visits,
+                payee_at[:payee_count],
+                onward[core_payees],
+                payer_at[:payer_count],
+                share[core_payers],
+                core_to,
+                core_from,
             )
             for entry in range(payee_count):
                 from_payee[core_payees[entry]] += core_from[entry]
@@ -504,7 +519,9 @@ def _visits_of_flows(offsets, payee, eliminated, visits, place, order, own_visit
             returns[flow] = back / own_visits[company]
 
 
-def eliminate(offsets: Positions, payee: Ids, probability: Floats, leak: Floats, core_limit: int | None = None) -> Elimination | None:
+def eliminate(
+    offsets: Positions, payee: Ids, probability: Floats, leak: Floats, core_limit: int | None = None
+) -> Elimination | None:
     """Eliminate companies of a chain, cheapest first, as long as that is cheaper than keeping them in the dense core.
 
     Parameters
@@ -572,7 +589,9 @@ def _places(core: Ids, companies: int) -> Ids:
     return place
 
 
-def _lists(offsets: Positions, payee: Ids, probability: Floats, leak: Floats) -> tuple[Rows, Columns, Eliminated, Scratch]:
+def _lists(
+    offsets: Positions, payee: Ids, probability: Floats, leak: Floats
+) -> tuple[Rows, Columns, Eliminated, Scratch]:
     """Set up the lists of a chain: rows and columns without spare room, nothing eliminated yet."""
     companies, flows = leak.size, payee.size
     payer = np.repeat(np.arange(companies, dtype=np.int32), np.diff(offsets))
@@ -602,7 +621,9 @@ def _lists(offsets: Positions, payee: Ids, probability: Floats, leak: Floats) ->
     return rows, columns, eliminated, scratch
 
 
-def _with_room(rows: Rows, columns: Columns, eliminated: Eliminated, scratch: Scratch) -> tuple[Rows, Columns, Eliminated, Scratch]:
+def _with_room(
+    rows: Rows, columns: Columns, eliminated: Eliminated, scratch: Scratch
+) -> tuple[Rows, Columns, Eliminated, Scratch]:
     """Return the lists with room for the next company in each pool that is too small for it."""
     present, used, needed = scratch.present, scratch.used, scratch.needed
     if used[_ROWS] + needed[_ROWS] > rows.payee.size:
@@ -631,7 +652,7 @@ def _with_room(rows: Rows, columns: Columns, eliminated: Eliminated, scratch: Sc
 
 
 def _roomy(lengths: Positions, needed: int) -> int:
-    """Return the size of a fresh pool: the lists with the spare room that `_repack` leaves them, half as much again, and what is needed now."""
+    """Return the size of a fresh pool: lists and their spare room, half as much again, and what is needed now."""
     packed = int(lengths.sum() + (lengths // 4).sum()) + 4 * lengths.size
     return packed + packed // 2 + needed
 

@@ -1,11 +1,13 @@
 """Exact return fractions of whole components: dense sweeps for small ones, elimination to a dense core for large ones.
 
-A component is solved in local numbers, from int64 amounts: the share of a move is w_ij / T_i, the leak of a company T_i less what it
-pays inside, an exact integer that is rounded once. Then the return fraction of a flow i -> j is h_ji = N_ji / N_ii, and the return
-probability of a company is rho_i = sum_j P_ij h_ji: sums of non-negative terms, accurate to the last digits also where they are tiny.
-A component that leaks nothing returns everything; that is decided in integers.
+A component is solved in local numbers, from int64 amounts: the share of a move is w_ij / T_i, the leak of a company
+T_i less what it pays inside, an exact integer that is rounded once. Then the return fraction of a flow i -> j is h_ji
+= N_ji / N_ii, and the return probability of a company is rho_i = sum_j P_ij h_ji: sums of non-negative terms,
+accurate to the last digits also where they are tiny. A component that leaks nothing returns everything; that is
+decided in integers.
 
-Memory: 40 bytes per flow and 60 per company of the component, plus 8 k^2 for a small component, or what `cpu_elimination` states.
+Memory: 40 bytes per flow and 60 per company of the component, plus 8 k^2 for a small component, or what
+`cpu_elimination` states.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ def _solve_stack(
     chains = np.zeros((components.size, size, size))
     chains[which, row, column] = probability
     leaks = leak.reshape(components.size, size)
-    closed = ~leaks.any(axis=1)
+    closed: npt.NDArray[np.bool_] = ~np.any(leaks > 0.0, axis=1)
     # Without a leak there is nothing to invert: the sweep gets one to work on, and its answer is replaced.
     leaks[closed] = 1.0
     sweep_stack(chains, leaks)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ouroflow.verify.findings import Findings, Floats, total
-from ouroflow.verify.stored import COLUMNS, COMPANIES, COMPONENTS, FLOWS, Stored
+from ouroflow.verify.stored import COMPANIES, COMPONENTS, FLOWS, RANGED_METHOD, RANGES, Stored
 
 SUM_TOLERANCE = 1e-13  # relative: the same float64 numbers summed in another order
 PRODUCT_TOLERANCE = 4e-15  # relative: a few multiplications and divisions
@@ -20,7 +20,9 @@ def check_round_trips(stored: Stored, found: Findings) -> None:
     if not stored.has_round_trips:
         _expect_no_round_trips(stored, found)
         return
+    _expect_methods(stored, found)
     _expect_company_returns(stored, found)
+    _expect_company_fractions(stored, found)
     _expect_flow_returns(stored, found)
     _expect_component_returns(stored, found)
     _expect_graph_returns(stored, found)
@@ -33,26 +35,63 @@ def _expect_no_round_trips(stored: Stored, found: Findings) -> None:
         stored.summary.get("round_trip_fraction") is None and stored.summary.get("finn_cycling_index") is None,
         "summary.json: round_trip_fraction and finn_cycling_index must be figures, or both null",
     )
-    for name, columns in COLUMNS.items():
+    found.expect(not stored.ranged, f"run.json lists {RANGES}, but there is no figure to hold over ranges")
+    for name, columns in stored.columns.items():
         for column, kind in columns.items():
             if kind.startswith("figure") and not column.startswith("circulation"):
                 stated = stored.tables[name].num_rows - stored.tables[name][column].null_count
                 found.expect(stated == 0, f"{name} has {column}, but summary.json has no round_trip_fraction")
 
 
+def _expect_methods(stored: Stored, found: Findings) -> None:
+    """Check that the figures say that they hold over announced ranges if, and only if, there are any."""
+    for key in ("round_trip_fraction", "finn_cycling_index", *stored.brackets):
+        figure = stored.summary.get(key)
+        method = figure.get("method") if isinstance(figure, dict) else None
+        listed = "lists" if stored.ranged else "does not list"
+        if found.expect(isinstance(method, str), f"summary.json: {key} has no method"):
+            found.expect(
+                str(method).startswith(RANGED_METHOD) == stored.ranged,
+                f"summary.json: {key} is {method!r}, but run.json {listed} {RANGES}",
+            )
+
+
 def _expect_company_returns(stored: Stored, found: Findings) -> None:
-    """Check each company's interval, what bounds it, and the fractions that follow from it."""
-    low, value, high = stored.round_trip
+    """Check each company's interval and what bounds it."""
+    low, value, high = stored.round_trip_stored
     found.expect_within(value, np.maximum(low, 0.0), high, stored.of_company("round_trip"))
     found.expect_within(low, np.zeros_like(low), value, stored.of_company("round_trip_low"))
     # Where all comes back, rounding may end a little above.
     most = np.minimum(stored.paid, stored.received) * (1 + 1e-12)
-    found.expect_within(high, value, most, stored.of_company("round_trip_high"))
+    found.expect_within(value, low, most, stored.of_company("round_trip"))
+    if not stored.ranged:
+        found.expect_within(high, value, most, stored.of_company("round_trip_high"))
     alone = stored.sizes[stored.component] == 1
     found.expect_none(alone & (high != 0), lambda row: f"{stored.name(row)} is on no closed loop, but has a round trip")
+
+
+def _expect_company_fractions(stored: Stored, found: Findings) -> None:
+    """Check that fractions of companies are quotients; over ranges their bounds are figures of their own."""
     for column, divisor in (("return_fraction", stored.paid), ("self_funded_fraction", stored.received)):
-        expected = np.divide(value, divisor, out=np.full(len(value), math.nan), where=divisor > 0)
-        found.expect_near(stored.figures(COMPANIES, column), expected, PRODUCT_TOLERANCE, stored.of_company(column))
+        low, value, high = (stored.figures(COMPANIES, f"{column}{end}") for end in ("_low", "", "_high"))
+        quotients = [
+            np.divide(money, divisor, out=np.full(len(money), math.nan), where=divisor > 0)
+            for money in stored.round_trip_stored
+        ]
+        found.expect_near(value, quotients[1], PRODUCT_TOLERANCE, stored.of_company(column))
+        if not stored.ranged:
+            found.expect_near(low, quotients[0], PRODUCT_TOLERANCE, stored.of_company(f"{column}_low"))
+            found.expect_near(high, quotients[2], PRODUCT_TOLERANCE, stored.of_company(f"{column}_high"))
+            continue
+        for end, bound in (("_low", low), ("_high", high)):
+            defined = np.where(np.isnan(bound), 0, 1)
+            found.expect_same(
+                defined, (divisor > 0).astype(np.int64), stored.of_company(f"{column}{end}: number of figures")
+            )
+        nothing = np.zeros_like(value)
+        among = divisor > 0
+        found.expect_within(low, nothing, value, stored.of_company(f"{column}_low"), among)
+        found.expect_within(high, value, nothing + 1 + 1e-12, stored.of_company(f"{column}_high"), among)
 
 
 def _expect_flow_returns(stored: Stored, found: Findings) -> None:
@@ -96,11 +135,11 @@ def _expect_graph_returns(stored: Stored, found: Findings) -> None:
     """Check the figures of the whole graph against those of its companies, and their order."""
     divisors = {"round_trip_fraction": stored.total, "finn_cycling_index": total(stored.throughflow)}
     for key, divisor in divisors.items():
-        figure = stored.certified(key)
+        figure = stored.at_stated(key)
         if not found.expect(figure is not None, f"summary.json: {key} must be a fraction with low <= value <= high"):
             return
         _expect_sum(stored, key, divisor, found)
-    round_trip, finn = (stored.certified(key) or (0.0, 0.0, 0.0) for key in divisors)
+    round_trip, finn = (stored.at_stated(key) or (0.0, 0.0, 0.0) for key in divisors)
     bracket = stored.brackets
     roof = min(bracket["netting_fraction"], bracket["intra_component_fraction"]) + 1e-12
     found.expect(
@@ -117,7 +156,7 @@ def _expect_graph_returns(stored: Stored, found: Findings) -> None:
 
 def _expect_sum(stored: Stored, key: str, divisor: int, found: Findings) -> None:
     """Check a figure of the whole graph against the sums over its companies."""
-    figure = stored.certified(key)
+    figure = stored.at_stated(key)
     assert figure is not None
     low, value, high = (math.fsum(end) / divisor if divisor else 0.0 for end in stored.round_trip)
     # The whole is exactly known if and only if every company is.

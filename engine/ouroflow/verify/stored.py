@@ -22,6 +22,7 @@ FLOWS = "flows.parquet"
 COMPONENTS = "components.parquet"
 TREES = "certificate/components.parquet"
 ORDER = "certificate/order.parquet"
+RANGES = "certificate/ranges.parquet"
 
 COLUMNS: dict[str, dict[str, str]] = {
     COMPANIES: {
@@ -33,7 +34,11 @@ COLUMNS: dict[str, dict[str, str]] = {
         "round_trip_low": "figure or null",
         "round_trip_high": "figure or null",
         "return_fraction": "figure or null",
+        "return_fraction_low": "figure or null",
+        "return_fraction_high": "figure or null",
         "self_funded_fraction": "figure or null",
+        "self_funded_fraction_low": "figure or null",
+        "self_funded_fraction_high": "figure or null",
         "external_in": "integer",
         "external_out": "integer",
     },
@@ -64,7 +69,18 @@ COLUMNS: dict[str, dict[str, str]] = {
         "from_root_depth": "integer",
     },
     ORDER: {"component": "integer", "rank": "integer"},
+    RANGES: {
+        "payer": "identity",
+        "payee": "identity",
+        "low": "integer",
+        "high": "integer",
+        "attained_low": "integer",
+        "attained_high": "integer",
+    },
 }
+
+RANGED_METHOD = "exact at the stated amounts"
+"""How the method of every figure begins when amounts are announced as ranges: the interval is over those."""
 
 _Figure = tuple[float, float, float]
 
@@ -77,7 +93,7 @@ class Stored:
     run, summary : dict
         Content of run.json and summary.json.
     tables : dict of str to pa.Table
-        The tables of `COLUMNS`.
+        The tables of `columns`.
     brackets : dict of str to float
         Netting, bilateral and intra-component fraction, as recomputed from the flows.
     seed : int
@@ -91,6 +107,17 @@ class Stored:
         self.tables: dict[str, pa.Table] = {}
         self.brackets: dict[str, float] = {}
         self.seed = 0
+
+    @property
+    def ranged(self) -> bool:
+        """Whether amounts are announced as ranges: intervals are then over all choices of amounts."""
+        listed = self.run.get("tables")
+        return isinstance(listed, dict) and RANGES in listed
+
+    @property
+    def columns(self) -> dict[str, dict[str, str]]:
+        """The tables that this run must have, with the kind of each column."""
+        return {name: columns for name, columns in COLUMNS.items() if name != RANGES or self.ranged}
 
     def integers(self, table: str, column: str) -> Ints:
         """Return an integer column, -1 for null."""
@@ -119,6 +146,11 @@ class Stored:
             for number in numbers
         )
         return (low, value, high) if 0 <= low <= value <= high <= 1 else None
+
+    def at_stated(self, key: str) -> _Figure | None:
+        """Return (low, value, high) of a fraction of summary.json at the stated amounts, None if it is none."""
+        figure = self.certified(key)
+        return (figure[1],) * 3 if figure is not None and self.ranged else figure
 
     def name(self, row: int) -> str:
         """Return a company in words."""
@@ -163,14 +195,20 @@ class Stored:
         return self.received + self.integers(COMPANIES, "external_in")
 
     @cached_property
-    def round_trip(self) -> tuple[Floats, Floats, Floats]:
-        """Stated low end, value and high end of each company's round-trip money."""
+    def round_trip_stored(self) -> tuple[Floats, Floats, Floats]:
+        """Low end, value and high end of each company's round-trip money, as they stand in the file."""
         low, value, high = (self.figures(COMPANIES, f"round_trip{end}") for end in ("_low", "", "_high"))
         return low, value, high
 
     @cached_property
+    def round_trip(self) -> tuple[Floats, Floats, Floats]:
+        """The same at the stated amounts: the value alone where the interval is over announced ranges."""
+        low, value, high = self.round_trip_stored
+        return (value, value, value) if self.ranged else (low, value, high)
+
+    @cached_property
     def exact(self) -> Bools:
-        """Which companies' round-trip money is stated as exact."""
+        """Which companies' round-trip money is stated as exact at the stated amounts."""
         low, value, high = self.round_trip
         return (low == value) & (value == high)
 
@@ -224,7 +262,7 @@ def check_files(stored: Stored, found: Findings) -> None:
     if not isinstance(listed, dict):
         found.expect(False, "run.json has no 'tables' with the SHA-256 of each file")
         return
-    for needed in [*COLUMNS, "summary.json"]:
+    for needed in [*stored.columns, "summary.json"]:
         found.expect(needed in listed, f"run.json 'tables' does not list {needed}")
     for name, sha256 in listed.items():
         path = PurePosixPath(name)
@@ -258,7 +296,7 @@ def _read_json(path: Path, found: Findings) -> dict[str, Any]:
 def check_tables(stored: Stored, found: Findings) -> None:
     """Parse summary.json and the tables, and check columns, types, nulls and identities."""
     stored.summary = _read_json(stored.out / "summary.json", found)
-    for name, columns in COLUMNS.items():
+    for name, columns in stored.columns.items():
         try:
             table = pq.read_table(stored.out / name)
         except (OSError, pa.ArrowException) as error:
@@ -272,7 +310,7 @@ def check_tables(stored: Stored, found: Findings) -> None:
     companies = stored.tables[COMPANIES]["company"]
     twice = len(companies) - pc.count_distinct(companies).as_py()
     found.expect(twice == 0, f"{COMPANIES} lists {twice} companies more than once")
-    for name, columns in COLUMNS.items():
+    for name, columns in stored.columns.items():
         for column, kind in columns.items():
             if kind.startswith("identity") and name != COMPANIES:
                 _expect_known(stored, name, column, found)
