@@ -66,4 +66,3 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def shared() -> Path:
     """Return the shared folder; tests that use it carry the mark ``shared``."""
     return SHARED
-

@@ -108,7 +108,12 @@ def test_the_loop_of_the_founding_case_is_on_closed_loops(ai_deals: tuple[Path, 
     out, _ = ai_deals
     flows = pq.read_table(out / "flows.parquet").to_pylist()
     back = {(flow["payer"], flow["payee"]): flow["return_fraction"] for flow in flows}
-    for pair in [("Microsoft", "Anthropic"), ("NVIDIA", "Anthropic"), ("Anthropic", "Microsoft"), ("Microsoft", "NVIDIA")]:
+    for pair in [
+        ("Microsoft", "Anthropic"),
+        ("NVIDIA", "Anthropic"),
+        ("Anthropic", "Microsoft"),
+        ("Microsoft", "NVIDIA"),
+    ]:
         assert back[pair] > 0
 
 
@@ -202,7 +207,9 @@ def test_a_killed_run_leaves_no_half_result(after: float, tmp_path: Path) -> Non
     if out.exists():
         assert files_of(out) >= FILES
     assert ouroflow_process("analyze", "ai-deals", "-o", str(out), "--quiet").returncode == 0
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [], "leftovers of the killed run go"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [], (
+        "leftovers of the killed run go"
+    )
 
 
 def test_interrupting_ends_with_exit_code_five(tmp_path: Path) -> None:
@@ -237,7 +244,9 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(payments: Path) -> None:
     assert "\x1b[" not in lines and "components: done in" in lines
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "ouroflow.cli", "analyze", str(payments)]
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"})
+    run = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm-256color"}
+    )
     os.close(theirs)
     seen = b""
     while run.poll() is None or select.select([ours], [], [], 0.1)[0]:
@@ -253,7 +262,14 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(payments: Path) -> None:
 
 def test_hostile_names_do_not_drive_the_terminal(tmp_path: Path) -> None:
     path = tmp_path / "hostile.csv"
-    names = ["=cmd()", "<script>alert(1)</script>", "\x1b[31mred", "가나다 주식회사", "🚀 Rocket", "[bold]markup[/bold]"]
+    names = [
+        "=cmd()",
+        "<script>alert(1)</script>",
+        "\x1b[31mred",
+        "가나다 주식회사",
+        "🚀 Rocket",
+        "[bold]markup[/bold]",
+    ]
     rows = "".join(f'"{a}","{b}",5\n' for a, b in zip(names, names[1:] + names[:1], strict=True))
     path.write_text("payer,payee,amount\n" + rows, encoding="utf-8")
     done = ouroflow_process("analyze", str(path), "-o", str(tmp_path / "out"))
@@ -286,7 +302,7 @@ def test_senseless_calls_end_with_a_clear_message(
     assert message in error and "Traceback" not in error
 
 
-def test_named_companies_are_shown_first(tmp_path: Path, capsys: pytest.CaptureFixture[str], payments: Path) -> None:
+def test_named_companies_are_shown_first(capsys: pytest.CaptureFixture[str], payments: Path) -> None:
     assert main(["analyze", str(payments), "--quiet", "--company", "c"]) == 0
     lines = capsys.readouterr().out.splitlines()
     first = next(i for i, line in enumerate(lines) if line.lstrip().startswith("company"))
@@ -313,7 +329,9 @@ def test_components_alone_leave_the_other_figures_empty(payments: Path, tmp_path
 
 def test_the_digest_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
-    table = pa.table({"payer": rng.integers(0, 40, 300), "payee": rng.integers(0, 40, 300), "amount": rng.integers(1, 99, 300)})
+    table = pa.table(
+        {"payer": rng.integers(0, 40, 300), "payee": rng.integers(0, 40, 300), "amount": rng.integers(1, 99, 300)}
+    )
     digests = []
     for k in range(3):
         shuffled = table.take(pa.array(rng.permutation(300)))

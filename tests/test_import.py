@@ -11,7 +11,21 @@ import ouroflow
 
 pytestmark = pytest.mark.cpu
 
-HEAVY = ("numpy", "numba", "scipy", "pyarrow", "pandas", "polars", "fsspec", "rich", "yaml", "cupy", "cudf", "cugraph", "dask")
+HEAVY = (
+    "numpy",
+    "numba",
+    "scipy",
+    "pyarrow",
+    "pandas",
+    "polars",
+    "fsspec",
+    "rich",
+    "yaml",
+    "cupy",
+    "cudf",
+    "cugraph",
+    "dask",
+)
 
 
 def run(code: str) -> str:
@@ -30,7 +44,9 @@ def test_import_takes_less_than_a_fifth_of_a_second() -> None:
 
 
 def test_help_needs_nothing_heavy_either() -> None:
-    code = "import sys, ouroflow.cli as c; c.build_parser(); print(' '.join({m.partition('.')[0] for m in sys.modules}))"
+    code = (
+        "import sys, ouroflow.cli as c; c.build_parser(); print(' '.join({m.partition('.')[0] for m in sys.modules}))"
+    )
     assert not set(run(code).split()) & set(HEAVY)
 
 

@@ -51,7 +51,8 @@ def test_the_wheel_is_pure_and_complete(built: Path) -> None:
 
 def test_the_sdist_holds_what_a_build_needs(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert names >= {"pyproject.toml", "README.md", "LICENSE", "engine/ouroflow/cli.py", "datasets/ai-deals/deals.csv"}
 
 

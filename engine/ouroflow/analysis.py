@@ -396,7 +396,9 @@ def find_company(graph: FlowGraph, name: str) -> int:
     names = tables.identities(graph).cast(pa.string())
     at = pc.index(names, name).as_py()
     if at < 0:
-        close = difflib.get_close_matches(name, names.to_pylist(), n=5, cutoff=0.5) if graph.companies <= 200_000 else []
+        close = (
+            difflib.get_close_matches(name, names.to_pylist(), n=5, cutoff=0.5) if graph.companies <= 200_000 else []
+        )
         hint = f"; close names: {', '.join(map(printable, close))}" if close else ""
         raise UsageError(f"--company {printable(name)}: no such company among {graph.companies:,}{hint}")
     return int(at)

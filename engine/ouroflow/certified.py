@@ -36,7 +36,9 @@ class Certified:
         if not all(map(math.isfinite, (self.value, self.low, self.high))):
             raise ValueError(f"a certified figure must be finite, got {self.low} <= {self.value} <= {self.high}")
         if not self.low <= self.value <= self.high:
-            raise ValueError(f"a certified figure must lie in its interval, got {self.low} <= {self.value} <= {self.high}")
+            raise ValueError(
+                f"a certified figure must lie in its interval, got {self.low} <= {self.value} <= {self.high}"
+            )
 
     @classmethod
     def exact(cls, value: float, method: str = "exact") -> Certified:

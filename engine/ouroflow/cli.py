@@ -15,7 +15,10 @@ from ouroflow.errors import Interrupted, OuroflowError, VerificationError
 MEASURES = ("components", "roundtrip")
 """The measures of this version."""
 
-EXIT_CODES = "exit codes: 0 done; 2 usage; 3 bad input data; 4 device, memory or disk not sufficient; 5 interrupted; 6 verify failed"
+EXIT_CODES = (
+    "exit codes: 0 done; 2 usage; 3 bad input data; 4 device, memory or disk not sufficient; 5 interrupted; "
+    "6 verify failed"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("OUROFLOW_DEBUG"):
             raise
-        return _fail(f"internal error: {type(error).__name__}: {error}. Set OUROFLOW_DEBUG=1 to see where, and please report it", 1)
+        return _fail(
+            f"internal error: {type(error).__name__}: {error}. Set OUROFLOW_DEBUG=1 to see where, and please report it",
+            1,
+        )
 
 
 def _fail(message: str, code: int) -> int:
@@ -70,28 +76,48 @@ def _add_analyze(commands: Any) -> None:
         "input",
         nargs="+",
         metavar="INPUT",
-        help="Parquet, CSV (.gz, .zst) or Arrow files, folders or globs of them, URLs, or one bundled data set (ouroflow datasets)",
+        help="Parquet, CSV (.gz, .zst) or Arrow files, folders or globs of them, URLs, or a bundled data set",
     )
     command.add_argument("-o", "--out", metavar="OUT", help="folder for the results; an older result there is replaced")
     columns = command.add_argument_group("columns (guessed from their names when unambiguous)")
     for role in ("payer", "payee", "amount", "time", "id", "currency"):
         columns.add_argument(f"--{role}", metavar="C", help=f"column of the {role}")
     rows = command.add_argument_group("rows")
-    rows.add_argument("--decimals", type=int, metavar="N", help="minor units are 10^-N of the unit of amounts (default 2)")
+    rows.add_argument(
+        "--decimals", type=int, metavar="N", help="minor units are 10^-N of the unit of amounts (default 2)"
+    )
     rows.add_argument("--status", metavar="S,...", help="count only payments with one of these statuses")
-    rows.add_argument("--reversals", choices=("stop", "flip"), default="stop", help="negative amounts: stop, or payee pays back")
-    rows.add_argument("--on-bad-rows", choices=("stop", "reject"), default="stop", help="stop, or set bad rows aside and go on")
+    rows.add_argument(
+        "--reversals", choices=("stop", "flip"), default="stop", help="negative amounts: stop, or payee pays back"
+    )
+    rows.add_argument(
+        "--on-bad-rows", choices=("stop", "reject"), default="stop", help="stop, or set bad rows aside and go on"
+    )
     rows.add_argument("--boundary", metavar="FILE", help="known external flows: company, inflow, outflow")
     rows.add_argument("--entities", metavar="FILE", help="companies to merge before analysis: company, parent")
     rows.add_argument("--rates", metavar="FILE", help="exchange rates: currency, rate[, date]")
     figures = command.add_argument_group("figures")
-    figures.add_argument("--measures", default=",".join(MEASURES), metavar="M,...", help=f"of {', '.join(MEASURES)} (default: all)")
     figures.add_argument(
-        "--tolerance", type=float, default=1e-3, metavar="X", help="half-width of sampled figures; 0 asks for exact ones (default 1e-3)"
+        "--measures", default=",".join(MEASURES), metavar="M,...", help=f"of {', '.join(MEASURES)} (default: all)"
+    )
+    figures.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        metavar="X",
+        help="half-width of sampled figures; 0 asks for exact ones (default 1e-3)",
     )
     figures.add_argument("--hops", type=int, metavar="K", help="count round trips of at most K payments only")
-    figures.add_argument("--top", type=int, default=100, metavar="N", help="certify the N companies with most round-trip money (default 100)")
-    figures.add_argument("--company", action="append", default=[], metavar="NAME", help="certify this company too (repeatable)")
+    figures.add_argument(
+        "--top",
+        type=int,
+        default=100,
+        metavar="N",
+        help="certify the N companies with most round-trip money (default 100)",
+    )
+    figures.add_argument(
+        "--company", action="append", default=[], metavar="NAME", help="certify this company too (repeatable)"
+    )
     figures.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the walks (default 0)")
     figures.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
     _add_output_options(command)
@@ -108,7 +134,9 @@ def _add_trace(commands: Any) -> None:
     command.add_argument("out", metavar="OUT", help="folder written by ouroflow analyze")
     command.add_argument("company", metavar="COMPANY")
     command.add_argument("--top", type=int, default=10, metavar="N", help="counterparties and paths shown (default 10)")
-    command.add_argument("--hops", type=int, default=12, metavar="K", help="longest round trip shown apart (default 12)")
+    command.add_argument(
+        "--hops", type=int, default=12, metavar="K", help="longest round trip shown apart (default 12)"
+    )
     _add_output_options(command)
 
 

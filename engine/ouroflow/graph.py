@@ -244,7 +244,7 @@ class FlowGraph:
             return _read_only(np.maximum(self.received, self.paid))
         return _read_only(np.maximum(self.received + self.inflow, self.paid + self.outflow))
 
-    def intra(self, labels: npt.NDArray[np.int32]) -> IntraFlows:
+    def intra(self, labels: Ids) -> IntraFlows:
         """Cut out the flows inside each nontrivial component, for all components in one pass of O(companies + flows).
 
         Parameters
@@ -373,7 +373,7 @@ def _offsets(ids: Ids, companies: int) -> npt.NDArray[np.int64]:
     return offsets
 
 
-def _stable_order(keys: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+def _stable_order(keys: Ids) -> npt.NDArray[np.int64]:
     """Return the order that sorts keys of 0 or more, equal ones as they stand.
 
     NumPy sorts 16-bit integers by radix, in linear time: two rounds do for 32 bits.

@@ -504,7 +504,7 @@ class _Reading:
         self._one_currency()
         payer, payee = self.arrays["payer"].taken(), self.arrays["payee"].taken()
         amount = self.arrays["amount"].taken() if "amount" in self.arrays else np.ones(len(payer), np.int64)
-        names, keep = self.identities.names(), None
+        names, keep = self._names(), None
         if self.tables.entities is not None and len(payer):
             notes += [note for note in [self.tables.entities.note(names)] if note]
             names, merged = self.tables.entities.merge(names)
@@ -554,6 +554,13 @@ class _Reading:
             rejected=pa.concat_tables(self.rejected) if self.rejected else None,
             notes=tuple(notes),
         )
+
+    def _names(self) -> pa.Array:
+        try:
+            return self.identities.names()
+        except InputError as error:
+            more = "" if len(self.inputs) == 1 else f" (or another of {len(self.inputs)} files)"
+            raise InputError(f"{self.inputs[0].path}{more}: {error}") from error
 
     def _merged_into_one(
         self, payer: npt.NDArray[Any], payee: npt.NDArray[Any], amount: Int64s
@@ -675,6 +682,7 @@ def _missing(column: pa.Array) -> npt.NDArray[np.bool_] | None:
 def _text_of(column: pa.Array) -> pa.Array:
     """Return values of any type as text."""
     if _is_text(column.type):
+        column.validate(full=True)  # Parquet does not promise that text is UTF-8
         return column.cast(pa.string())
     try:
         return column.cast(pa.string())

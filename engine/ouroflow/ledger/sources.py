@@ -213,7 +213,7 @@ def _one_line(error: Exception) -> str:
 def cannot_read(path: str, error: Exception) -> InputError:
     """Return the message for a file that breaks while it is read."""
     said = _one_line(error)
-    if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in said:
+    if isinstance(error, UnicodeDecodeError) or "invalid utf8" in said.lower():
         return InputError(
             f"{path}: holds bytes that are no text: {said}. Convert it to UTF-8 (iconv -f ENCODING -t UTF-8)"
         )

@@ -38,7 +38,9 @@ def print_answer(analysis: Analysis, out: str | None) -> None:
     if analysis.roundtrip is not None:
         _print_companies(console, analysis, analysis.roundtrip)
     if out is not None:
-        console.print(f"\nWritten to {out}: ouroflow verify {out} checks it, ouroflow trace {out} COMPANY explains a company.")
+        console.print(
+            f"\nWritten to {out}: ouroflow verify {out} checks it, ouroflow trace {out} COMPANY explains a company."
+        )
 
 
 def _print_input(console: Console, analysis: Analysis) -> None:
@@ -59,7 +61,10 @@ def _print_input(console: Console, analysis: Analysis) -> None:
     totals = analysis.ledger.totals_by_status
     if totals and graph.total:
         parts = sorted(totals.items(), key=lambda item: -item[1])
-        console.print("  it rests on: " + ", ".join(f"{printable(status)} {percent(sum_ / graph.total)}" for status, sum_ in parts))
+        console.print(
+            "  it rests on: "
+            + ", ".join(f"{printable(status)} {percent(sum_ / graph.total)}" for status, sum_ in parts)
+        )
 
 
 def _print_returns(console: Console, analysis: Analysis, answer: RoundTrip) -> None:
@@ -80,7 +85,11 @@ def _print_brackets(console: Console, analysis: Analysis) -> None:
     )
     console.print(
         f"  components of two companies or more: {components.nontrivial:,}"
-        + (f"; the largest holds {components.largest:,} companies" if components.nontrivial else "; no money can come back")
+        + (
+            f"; the largest holds {components.largest:,} companies"
+            if components.nontrivial
+            else "; no money can come back"
+        )
     )
 
 
@@ -134,4 +143,6 @@ def _through(graph: FlowGraph, flows: npt.NDArray[np.float64], company: int, mos
         return "(ouroflow trace)"
     names = identities(graph)
     order = [k for k in np.argsort(-back, kind="stable")[:most] if back[k] > 0]
-    return ", ".join(f"{printable(names[int(graph.payee[span][k])].as_py())} {percent(float(flows[span][k]))}" for k in order)
+    return ", ".join(
+        f"{printable(names[int(graph.payee[span][k])].as_py())} {percent(float(flows[span][k]))}" for k in order
+    )

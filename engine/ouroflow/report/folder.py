@@ -75,7 +75,9 @@ class OutFolder:
         if seal:
             self._seal(name, path)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Rename to OUT when all went well, and leave nothing behind when it did not."""
         if kind is not None:
             shutil.rmtree(self.aside, ignore_errors=True)
@@ -111,8 +113,12 @@ class OutFolder:
 
     def _cannot_write(self, error: OSError) -> ResourceError | UsageError:
         if error.errno in _NO_ROOM or "No space left" in str(error):
-            return ResourceError(f"-o {self.out}: the disk is full ({error}); nothing was left behind. Free space or name another disk")
-        return UsageError(f"-o {self.out}: cannot write there ({error.strerror or error}); name a folder that may be written")
+            return ResourceError(
+                f"-o {self.out}: the disk is full ({error}); nothing was left behind. Free space or name another disk"
+            )
+        return UsageError(
+            f"-o {self.out}: cannot write there ({error.strerror or error}); name a folder that may be written"
+        )
 
 
 def _alive(pid: str) -> bool:

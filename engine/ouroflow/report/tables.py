@@ -10,7 +10,7 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from ouroflow.components import ComponentCertificate, Components
-    from ouroflow.graph import FlowGraph
+    from ouroflow.graph import FlowGraph, Ids
     from ouroflow.roundtrip import RoundTrip
     from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
 
@@ -37,7 +37,7 @@ def identities(graph: FlowGraph) -> pa.Array:
 def companies_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip | None) -> pa.Table:
     """Return one row per company: what it pays and receives, and how much of it comes back (money in minor units)."""
     unknown = np.full(graph.companies, np.nan)
-    figures = {name: unknown for name in COMPANY_FIGURES}
+    figures = dict.fromkeys(COMPANY_FIGURES, unknown)
     if roundtrip is not None:
         figures = {name: getattr(roundtrip.companies, field) for name, field in COMPANY_FIGURES.items()}
     return pa.table(
@@ -89,14 +89,16 @@ def components_table(graph: FlowGraph, components: Components, roundtrip: RoundT
             "companies": components.sizes[:count].astype(np.int64, copy=False),
             "flows": np.bincount(payer_label[inside], minlength=count).astype(np.int64, copy=False),
             "amount": amount,
-            "round_trip": known(np.bincount(labels[members], back[members], count)),
+            "round_trip": known(np.bincount(labels[members], back[members], count).astype(np.float64)),
             "circulation_low": pa.nulls(count, pa.float64()),
             "circulation_high": pa.nulls(count, pa.float64()),
         }
     )
 
 
-def component_certificate_table(graph: FlowGraph, components: Components, certificate: ComponentCertificate) -> pa.Table:
+def component_certificate_table(
+    graph: FlowGraph, components: Components, certificate: ComponentCertificate
+) -> pa.Table:
     """Return both trees of every component of two companies or more, by identity."""
     rows = np.flatnonzero(components.labels < components.nontrivial)
     names = identities(graph)
@@ -139,5 +141,5 @@ def ranges_table(graph: FlowGraph, ranges: FlowRanges, found: RangedReturns) -> 
     )
 
 
-def _neighbour(names: pa.Array, company: npt.NDArray[np.int32]) -> pa.Array:
+def _neighbour(names: pa.Array, company: Ids) -> pa.Array:
     return names.take(pa.array(company, mask=company < 0))

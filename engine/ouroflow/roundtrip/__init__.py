@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph
     from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
 
+__all__ = ["Brackets", "CompanyReturns", "RoundTrip", "brackets", "over_ranges", "round_trip_fractions"]
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -59,7 +61,9 @@ class CompanyReturns:
     def of_money(cls, graph: FlowGraph, round_trip: Floats, low: Floats, high: Floats) -> CompanyReturns:
         """Return the record for stated amounts: fractions are quotients of the money by what is paid and received."""
         parts = (round_trip, low, high)
-        return cls(*parts, *(_share(part, graph.paid) for part in parts), *(_share(part, graph.received) for part in parts))
+        return cls(
+            *parts, *(_share(part, graph.paid) for part in parts), *(_share(part, graph.received) for part in parts)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,7 +285,13 @@ class _Work:
         found = np.zeros((3, roots.size))
         if walking.any():
             sampled = walk_companies(
-                graph, self._open_labels(), roots[walking], seed=_other(seed, 2), tolerance=tolerance, confidence=confidence, hops=hops
+                graph,
+                self._open_labels(),
+                roots[walking],
+                seed=_other(seed, 2),
+                tolerance=tolerance,
+                confidence=confidence,
+                hops=hops,
             )
             found[:, walking] = sampled.low, sampled.value, sampled.high
         if not walking.all():
@@ -291,7 +301,9 @@ class _Work:
         self.low[roots], self.value[roots], self.high[roots] = np.minimum(found * paid, ceiling)
         self.certified = (int(np.count_nonzero(walking)), int(np.count_nonzero(~walking)))
 
-    def _walks_are_cheaper(self, roots: npt.NDArray[np.int64], fraction: Floats, tolerance: float, confidence: float) -> npt.NDArray[np.bool_]:
+    def _walks_are_cheaper(
+        self, roots: npt.NDArray[np.int64], fraction: Floats, tolerance: float, confidence: float
+    ) -> npt.NDArray[np.bool_]:
         """Tell for each root whether walks of its own cost less than its share of a panel.
 
         Measured on two cores (bench_walks): 10 ns a step and some 15 steps a walk, against 18 ns a flow and hop for a panel of 32
@@ -300,7 +312,9 @@ class _Work:
         from ouroflow.roundtrip.intervals import draws_needed
 
         labels = self.components.labels
-        inner = np.bincount(labels[self.graph.payer[np.isnan(self.flows)]], minlength=self.components.count)[labels[roots]]
+        inner = np.bincount(labels[self.graph.payer[np.isnan(self.flows)]], minlength=self.components.count)[
+            labels[roots]
+        ]
         walks = draws_needed(fraction, tolerance, confidence)
         return np.asarray(walks * (15 * 10.0) < inner * (8 * 18.0 / 32))
 
@@ -341,7 +355,9 @@ class _Work:
         self.open[companies] = False
 
 
-def over_ranges(graph: FlowGraph, components: Components, answer: RoundTrip, ranges: FlowRanges) -> tuple[RoundTrip, RangedReturns]:
+def over_ranges(
+    graph: FlowGraph, components: Components, answer: RoundTrip, ranges: FlowRanges
+) -> tuple[RoundTrip, RangedReturns]:
     """Give every figure of an exact answer the interval that is proven over the announced ranges of the amounts.
 
     Parameters

@@ -13,7 +13,7 @@ from ouroflow.certified import Certified
 from ouroflow.graph import exact_sum
 
 if TYPE_CHECKING:
-    from ouroflow.graph import FlowGraph
+    from ouroflow.graph import FlowGraph, Ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Brackets:
     bilateral: Certified
 
 
-def brackets(graph: FlowGraph, labels: npt.NDArray[np.int32]) -> Brackets:
+def brackets(graph: FlowGraph, labels: Ids) -> Brackets:
     """Return the exact brackets of a graph with its component labels.
 
     Parameters
@@ -54,7 +54,7 @@ def brackets(graph: FlowGraph, labels: npt.NDArray[np.int32]) -> Brackets:
     if total == 0:
         zero = Certified.exact(0.0, "exact: no flow")
         return Brackets(zero, zero, zero)
-    # |in - out| of one company fits int64 (both are at most W < 2^63), the sum over companies may reach 2W: added in Python integers.
+    # |in - out| of one company fits int64, for both are at most W < 2^63; their sum may reach 2W and is added in Python integers.
     imbalance = exact_sum(np.abs(graph.received - graph.paid))
     inside = labels[graph.payer] == labels[graph.payee]
     return Brackets(

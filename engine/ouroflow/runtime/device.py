@@ -35,5 +35,7 @@ def choose_device(asked: str = "auto") -> Device:
     if asked == "auto":
         return Device("cpu", "this version computes on the CPU; its GPU twins are not built yet")
     if asked == "gpu":
-        raise ResourceError("--device gpu: this version has no GPU twins yet; use --device cpu, which computes every measure")
+        raise ResourceError(
+            "--device gpu: this version has no GPU twins yet; use --device cpu, which computes every measure"
+        )
     raise UsageError(f"--device {asked}: choose auto, cpu or gpu")

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,11 +124,9 @@ def _new_bar(total: int) -> tuple[Progress, TaskID]:
 
 
 def _reset_peak() -> None:
-    # Linux resets the high-water mark of resident memory when 5 is written here; elsewhere the mark of the whole run is reported.
-    try:
+    # Linux resets the high-water mark of resident memory when 5 is written here; elsewhere that of the whole run is reported.
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        pass
 
 
 def _peak_bytes() -> int:
