@@ -107,7 +107,7 @@ def stated(graph: FlowGraph) -> RoundTrip:
         Certified.exact(float(figures.fraction[0])),
         Certified.exact(float(figures.finn[0])),
         brackets(graph, components_of(graph).labels),
-        CompanyReturns(back, back, back),
+        CompanyReturns.of_money(graph, back, back, back),
         np.full(graph.flows, np.nan),
         "dense",
     )

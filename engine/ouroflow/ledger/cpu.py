@@ -33,6 +33,8 @@ from ouroflow.ledger.times import to_times
 
 EXAMPLES = 10
 """Bad rows shown when the reading stops."""
+SCANNED_FROM = 1 << 15
+"""Texts from which a scan of their first bytes pays; fewer are trimmed sooner than the scan is compiled."""
 
 Codes = npt.NDArray[np.uint8]
 Int64s = npt.NDArray[np.int64]
@@ -670,12 +672,14 @@ def _chosen(column: pa.Array, rows: npt.NDArray[np.bool_] | None) -> pa.Array:
 
 def _missing(column: pa.Array) -> npt.NDArray[np.bool_] | None:
     """Return which values are null or blank text; None where there is none."""
-    if not column.null_count and (not _is_text(column.type) or not any_blank_start(column)):
+    text = _is_text(column.type)
+    if not column.null_count and (not text or (len(column) >= SCANNED_FROM and not any_blank_start(column))):
         return None
-    absent: npt.NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
-    if _is_text(column.type):
-        blank = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0)
-        absent = absent | blank.fill_null(True).to_numpy(zero_copy_only=False)
+    if text:
+        column = pc.equal(pc.binary_length(pc.utf8_trim_whitespace(column)), 0).fill_null(True)
+    else:
+        column = column.is_null()
+    absent: npt.NDArray[np.bool_] = column.to_numpy(zero_copy_only=False)
     return absent
 
 

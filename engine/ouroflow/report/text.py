@@ -16,9 +16,11 @@ def printable(name: object) -> str:
 
 
 def money(minor: float, decimals: int) -> str:
-    """Return minor units as a grouped amount in major units; cents are shown only where the amount is small."""
+    """Return minor units as a grouped amount in major units; digits behind the point only where the amount is small."""
     major = minor / 10**decimals
-    shown = decimals if abs(major) < 1000 else 0
+    shown = 0 if abs(major) >= 1000 else decimals
+    if abs(major) < 1000 and float(minor) != int(minor):
+        shown = max(shown, 2)  # round-trip money is rarely a whole number of minor units
     return f"{major:,.{shown}f}"
 
 

@@ -164,7 +164,7 @@ def round_trip_fractions(
 
 
 # Elimination is tried on components of up to so many companies, and given up where the dense core passes the limit: 2 core^3
-# operations of BLAS take about half a minute on two cores at 8,000, and 8 core^2 bytes are half a gigabyte.
+# operations of BLAS take about 15 seconds on two cores at 8,000, and twice 8 core^2 bytes are a gigabyte.
 _TRY_COMPANIES, _TRY_CORE = 150_000, 8_000
 _SCREEN_WALKS = 1 << 18  # one sample that ranks all companies
 _PUSH_STEPS = 4e9  # flows x companies x hops that pushing all companies may cost (about ten seconds on two cores)
@@ -396,8 +396,8 @@ def over_ranges(
 
 
 def core_that_fits() -> int:
-    """Return how large a dense core the free memory holds, at 8 bytes an entry and half of it left for the rest."""
-    return math.isqrt(available_bytes() // 16)
+    """Return how large a dense core the free memory holds: at most two copies of it at 8 bytes an entry, and a fifth for the rest."""
+    return math.isqrt(available_bytes() // 20)
 
 
 def _other(seed: int, stream: int) -> int:

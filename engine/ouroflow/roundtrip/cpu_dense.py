@@ -16,6 +16,8 @@ from numba import njit
 
 from ouroflow.roundtrip.cpu_core import sweep
 
+_TILE = 32
+
 Ids = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
@@ -175,9 +177,12 @@ def visits_of_pattern(chain: Floats, leak: Floats) -> None:
     order, pivots = np.empty(companies, np.int32), np.empty(companies)
     count = _eliminate_pairs(chain, leak, payees, payers, outgoing, incoming, order, pivots, _FLOPS_PER_PAIR)
     rest = np.setdiff1d(np.arange(companies, dtype=np.int32), order[:count])
-    dense = np.empty((rest.size, rest.size), order="F")
+    # BLAS gives each thread whole tiles only where the size is a multiple of them: padded with companies that nobody pays, the
+    # result has the same bits on any number of threads.
+    padded = -(-rest.size // _TILE) * _TILE
+    dense = np.zeros((padded, padded), order="F")
     _copy_rest(chain, rest, dense, False)
-    sweep(dense, leak[rest])
+    sweep(dense, np.concatenate([leak[rest], np.ones(padded - rest.size)]))
     _copy_rest(chain, rest, dense, True)
     del dense
     _walk_back_pairs(chain, payees, payers, order[:count], pivots)

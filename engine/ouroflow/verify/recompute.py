@@ -16,8 +16,7 @@ DENSE_LIMIT = 3_000  # companies of a component that is recomputed whole
 DENSE_WORK = 5e10  # companies**3, summed over those components: less than ten seconds on two cores
 DENSE_CELLS = 4_000_000  # cells of the matrices inverted together
 PANEL_ROOTS = 8  # companies of larger components that are recomputed
-PANEL_WORK = 6e9  # flows x columns x steps of that: about five seconds
-PANEL_WIDTH = 1e-9  # of the round trip, at which it ends before
+PANEL_WORK = 4e9  # flows x columns x steps of that: about four seconds
 WALKS = 100_000
 WALK_WORK = 20_000_000  # payments that all of them make together: about three seconds
 SIGMAS = 6.0
@@ -201,7 +200,7 @@ def _expect_panel(stored: Stored, large: int, found: Findings) -> None:
     for step in range(1, most + 1):
         after = onward @ hits
         money_low, money_high = throughflow * after[at_root].reshape(2, -1)
-        if step == most or np.all(money_high - money_low <= PANEL_WIDTH * money_low + 1e-12 * throughflow):
+        if step == most or np.all(money_high - money_low <= 1e-10 * money_low + 1e-12 * throughflow):
             break
         hits = after
         hits[at_root] = 1.0
