@@ -6,12 +6,9 @@ prototype stands in the project's shared folder; without it that column is left 
 
 from __future__ import annotations
 
-import importlib.util
-import os
 import sys
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +17,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from graphs import STRUCTURES, structure
-from harness import interleaved, write_result
+from harness import interleaved, prototype, write_result
 from ouroflow.components import certify, components_of, strong_components
 from ouroflow.graph import FlowGraph
 
@@ -29,22 +26,6 @@ Ids = npt.NDArray[np.int32]
 REPEATS = 5
 MOST_OF_SCIPY = {"zipf": 0.2, "uniform": 0.2, "payments": 0.2, "long_cycle": 0.33, "local": 0.5}
 """What this room has promised: time as a share of scipy's."""
-SHARED = Path(os.environ.get("OUROFLOW_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-
-
-def prototype() -> Callable[..., tuple[int, Ids]] | None:
-    """Return the prototype's `scc`, None where the shared folder is missing."""
-    path = SHARED / "prototypes" / "components.py"
-    if not path.is_file():
-        print(f"no prototype beside the checkout ({path.name} in the folder 'shared'): its column is left out")
-        return None
-    spec = importlib.util.spec_from_file_location("prototype_components", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    scc: Callable[..., tuple[int, Ids]] = module.scc
-    return scc
 
 
 def by_scipy(payer: Ids, payee: Ids, companies: int) -> Ids:
@@ -107,7 +88,8 @@ def measure(name: str, scc: Callable[..., tuple[int, Ids]] | None) -> dict[str, 
 
 
 def main() -> None:
-    scc = prototype()
+    sketch = prototype("components")
+    scc = None if sketch is None else sketch.scc
     rows = [measure(name, scc) for name in sys.argv[1:] or STRUCTURES]
     write_result("components", {"repeats": REPEATS, "median_of": REPEATS, "graphs": rows})
 

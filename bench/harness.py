@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
+SHARED = Path(os.environ.get("OUROFLOW_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 PACKAGES = ("ouroflow", "numpy", "numba", "scipy", "pyarrow", "polars", "duckdb", "pandas", "networkx")
 
 
@@ -63,6 +67,20 @@ def interleaved(jobs: dict[str, Callable[[], object]], repeats: int = 3) -> dict
             if turn:
                 times[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def prototype(name: str) -> ModuleType | None:
+    """Return a sketch from the project's shared folder, the yardstick of our own figures; None where it is missing."""
+    path = SHARED / "prototypes" / f"{name}.py"
+    if not path.is_file():
+        print(f"no prototype {name}.py in a shared folder beside the checkout: its columns are left out")
+        return None
+    spec = importlib.util.spec_from_file_location(f"prototype_{name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # numba's cache asks for it
+    spec.loader.exec_module(module)
+    return module
 
 
 def _version(name: str) -> str | None:

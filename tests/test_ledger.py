@@ -192,7 +192,7 @@ def test_a_bundled_data_set_is_for_analyze() -> None:
 
 
 def test_row_numbers_count_data_rows_through_blank_lines_and_ragged_rows(tmp_path: Path) -> None:
-    text = "# note\npayer,payee,amount\na,b,1\n\nb,c\nb,\"c\nd\",2\nc,a,1,5\nc,a,oops\nc,a,7\nx\n"
+    text = '# note\npayer,payee,amount\na,b,1\n\nb,c\nb,"c\nd",2\nc,a,1,5\nc,a,oops\nc,a,7\nx\n'
     ledger = of_csv(tmp_path, text, on_bad_rows="reject")
     assert ledger.rejected is not None
     assert ledger.rejected.select(["row", "reason"]).to_pylist() == [
@@ -246,7 +246,9 @@ def test_reversals_are_paid_back_with_their_ranges(tmp_path: Path) -> None:
 
 
 def test_announced_ranges_stand_in_for_what_is_missing_and_must_hold_the_amount(tmp_path: Path) -> None:
-    text = "payer,payee,amount,amount_low,amount_high\na,b,5,,6\nb,a,5,4,\na,c,5,6,7\nc,a,5,1,4\nc,b,5,x,9\nb,c,5,5,inf\n"
+    text = (
+        "payer,payee,amount,amount_low,amount_high\na,b,5,,6\nb,a,5,4,\na,c,5,6,7\nc,a,5,1,4\nc,b,5,x,9\nb,c,5,5,inf\n"
+    )
     ledger = of_csv(tmp_path, text, on_bad_rows="reject")
     assert ledger.low is not None
     assert ledger.high is not None
@@ -274,7 +276,9 @@ def test_rounding_is_half_even_and_its_difference_is_told(tmp_path: Path) -> Non
     text = "payer,payee,amount,date\na,b,1.005,2025-01-01\nb,a,1.015,2025-01-01\nb,c,7.777,nonsense\na,a,0.011,2025-01-01\n"
     ledger = of_csv(tmp_path, text, on_bad_rows="reject")
     assert ledger.amount.tolist() == [100, 102]
-    assert ledger.rounding == Fraction(-1, 2) + Fraction(1, 2) - Fraction(1, 10), "of used rows and of payments to oneself"
+    assert ledger.rounding == Fraction(-1, 2) + Fraction(1, 2) - Fraction(1, 10), (
+        "of used rows and of payments to oneself"
+    )
     assert any("rounded to 2 decimals" in note for note in ledger.notes)
     back = of_csv(tmp_path, "payer,payee,amount\na,b,-1.005\nb,a,3\n", reversals="flip")
     assert back.rounding == Fraction(-1, 2)
@@ -285,7 +289,7 @@ def test_sums_past_int64_are_an_error_and_single_amounts_up_to_int64_are_not(tmp
     ledger = of_csv(tmp_path, f"payer,payee,amount\na,b,{largest}\n", decimals=0)
     assert ledger.amount.tolist() == [largest]
     assert ledger.graph().total == largest
-    with pytest.raises(InputError, match="int64|64-bit"):
+    with pytest.raises(InputError, match=r"int64|64-bit"):
         of_csv(tmp_path, f"payer,payee,amount\na,b,{largest}\nb,a,1\n", decimals=0).graph()
     with pytest.raises(InputError, match="1 amount too large"):
         of_csv(tmp_path, f"payer,payee,amount\na,b,{largest + 1}\nb,a,1\n", decimals=0)
@@ -343,7 +347,19 @@ def test_times_of_all_zones_are_the_same_moment(tmp_path: Path) -> None:
     assert len(of_csv(tmp_path, "payer,payee,amount,time\na,b,1,x\n", time="")) == 1
 
 
-HOSTILE = ["주식회사 가나", "🏦", "=1+1", "<script>", "'; drop table", "a\tb", 'say "hi"', "\u202egnp", "x" * 100_000, " padded ", "\x1b[31m"]
+HOSTILE = [
+    "주식회사 가나",
+    "🏦",
+    "=1+1",
+    "<script>",
+    "'; drop table",
+    "a\tb",
+    'say "hi"',
+    "\u202egnp",
+    "x" * 100_000,
+    " padded ",
+    "\x1b[31m",
+]
 
 
 def test_names_of_every_kind_are_kept_as_they_are(tmp_path: Path) -> None:
@@ -401,7 +417,7 @@ def test_columns_are_guessed_or_asked_for(tmp_path: Path) -> None:
     assert ledger.guessed == ("payer", "payee", "amount")
     assert any(note.startswith("columns guessed: payer = Buyer") for note in ledger.notes)
     bank = "Timestamp,From Bank,Account,To Bank,Account.1,Amount Received,Amount Paid\n2022/09/01 00:20,1,A,2,B,5,6\n"
-    with pytest.raises(InputError, match="2 columns can be the amount: Amount Received, Amount Paid.*--amount COLUMN"):
+    with pytest.raises(InputError, match=r"2 columns can be the amount: Amount Received, Amount Paid.*--amount COLUMN"):
         of_csv(tmp_path, bank)
     both = "from_bank,from_account,to_bank,to_account,amount\n1,A,2,B,5\n"
     with pytest.raises(InputError, match=r"2 columns can be the payer \(from_bank, from_account\)"):

@@ -51,17 +51,32 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "twice.csv": (b"payer,payee,amount,amount\na,b,1,2\n", "the header names 'amount' more than once"),
     "two-amounts.csv": (b"payer,payee,amount,value\na,b,1,2\n", "2 columns can be the amount: amount, value"),
     "two-times.csv": (b"payer,payee,amount,date,time\na,b,1,2,3\n", "2 columns can be the time: date, time.*--time ''"),
-    "ragged.csv": (GOOD.encode() + b"c,d\n", r"1 of 3 rows cannot be used: 1 wrong number of fields(?s:.)*row 3: .*'c,d'"),
+    "ragged.csv": (
+        GOOD.encode() + b"c,d\n",
+        r"1 of 3 rows cannot be used: 1 wrong number of fields(?s:.)*row 3: .*'c,d'",
+    ),
     "all-ragged.csv": (HEADER.encode() + b"c,d\n", "1 of 1 rows cannot be used"),
-    "open-quote.csv": (GOOD.encode() + b'"c,d,1\na,b,3\n', r"1 of 3 rows cannot be used(?s:.)*row 3: wrong number of fields"),
-    "open-quote-at-the-end.csv": (GOOD.encode() + b'c,d,"1\na,b,3\n', "the quote that opens the last value is never closed"),
+    "open-quote.csv": (
+        GOOD.encode() + b'"c,d,1\na,b,3\n',
+        r"1 of 3 rows cannot be used(?s:.)*row 3: wrong number of fields",
+    ),
+    "open-quote-at-the-end.csv": (
+        GOOD.encode() + b'c,d,"1\na,b,3\n',
+        "the quote that opens the last value is never closed",
+    ),
     "open-quote-in-header.csv": (b'payer,payee,"amount\na,b,1\n', "open|no rows|amount"),
-    "long-row.csv": (HEADER.encode() + b'a,b,"' + b"x" * (20 << 20) + b'"\n', "one row is longer than 8 MB; a quote may not be"),
+    "long-row.csv": (
+        HEADER.encode() + b'a,b,"' + b"x" * (20 << 20) + b'"\n',
+        "one row is longer than 8 MB; a quote may not be",
+    ),
     "long-header.csv": (b"x" * (2 << 20), "the first line is longer than 1 MB"),
     "no-payer.csv": (HEADER.encode() + b",b,1\n", "row 1: missing payer"),
     "blank-payee.csv": (HEADER.encode() + "a,\u3000,1\n".encode(), "row 1: missing payee"),
     "no-amounts.csv": (HEADER.encode() + b"a,b,\n", "row 1: missing amount"),
-    "text-amount.csv": (GOOD.encode() + b"a,b,ten\n", r"1 of 3 rows.*1 amount not a number(?s:.)*row 3.*amount = 'ten'"),
+    "text-amount.csv": (
+        GOOD.encode() + b"a,b,ten\n",
+        r"1 of 3 rows.*1 amount not a number(?s:.)*row 3.*amount = 'ten'",
+    ),
     "thousands.csv": (HEADER.encode() + b'a,b,"1,234.50"\n', r"amount = '1,234.50'(?s:.)*without thousands separators"),
     "comma-decimals.csv": (b"payer;payee;amount\na;b;1,5\n", "amount not a number"),
     "sign.csv": (HEADER.encode() + "a,b,₩500\n".encode(), "amount not a number"),
@@ -82,7 +97,10 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
     "zero-bytes.csv": (HEADER.encode() + b"a\0,b,1\n", "holds zero bytes, so it is not a CSV file"),
     "cut.csv.gz": (gzip.compress(GOOD.encode() * 50)[:-12], "cannot be read as a table.*damaged or cut off"),
     "broken.csv.gz": (gzip.compress(GOOD.encode())[:12] + b"\xff" * 30, "cannot be read as a table"),
-    "cut.csv.zst": (pa.compress(os.urandom(9000), "zstd", asbytes=True)[:4000], "cannot be read|neither UTF-8|holds no text"),
+    "cut.csv.zst": (
+        pa.compress(os.urandom(9000), "zstd", asbytes=True)[:4000],
+        "cannot be read|neither UTF-8|holds no text",
+    ),
     "not.parquet": (GOOD.encode(), "the name says parquet, the content does not"),
     "not.arrow": (GOOD.encode(), "the name says arrow, the content does not"),
     "cut.parquet": (b"PAR1" + b"x" * 40, "cannot be read as a table"),
@@ -147,9 +165,7 @@ def test_rejected_rows_are_written_and_the_rest_goes_on(tmp_path: Path, capsys: 
         ("nosuchscheme://bucket/x.csv", "cannot be opened"),
     ],
 )
-def test_inputs_that_are_not_there(
-    name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_inputs_that_are_not_there(name: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "readme.md").write_text("x")
     given = name if "://" in name else str(tmp_path / name)
@@ -179,9 +195,9 @@ def test_a_file_that_goes_away_while_it_is_read_is_an_error_of_ours(tmp_path: Pa
     path.write_text(GOOD)
     (source,) = open_sources(path)
     path.unlink()
-    with pytest.raises(InputError, match="gone.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"gone.csv: cannot be read"):
         list(source.read(["payer"]))
-    with pytest.raises(InputError, match="gone.csv: cannot be read"):
+    with pytest.raises(InputError, match=r"gone.csv: cannot be read"):
         source.describe(2)
 
 
@@ -223,10 +239,22 @@ def write_dates(path: Path) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
-        (("a.csv", write_csv), ("b.parquet", write_integers), "b.parquet: payer holds integers.*earlier columns or files hold text"),
+        (
+            ("a.csv", write_csv),
+            ("b.parquet", write_integers),
+            "b.parquet: payer holds integers.*earlier columns or files hold text",
+        ),
         (("a.parquet", write_integers), ("b.csv", write_csv), "b.csv: payer holds text.*hold integers"),
-        (("a.parquet", write_integers), ("b.parquet", write_other), "b.parquet has no column 'payer', 'payee', which .*a.parquet has"),
-        (("a.csv", write_steps), ("b.csv", write_dates), "b.csv: column 'time' holds dates in one part and plain numbers"),
+        (
+            ("a.parquet", write_integers),
+            ("b.parquet", write_other),
+            "b.parquet has no column 'payer', 'payee', which .*a.parquet has",
+        ),
+        (
+            ("a.csv", write_steps),
+            ("b.csv", write_dates),
+            "b.csv: column 'time' holds dates in one part and plain numbers",
+        ),
     ],
 )
 def test_files_that_do_not_go_together(
@@ -290,7 +318,7 @@ def test_text_in_parquet_that_is_no_text(tmp_path: Path) -> None:
     wrong = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"ok"]).buffers())
     table = pa.table({"payer": wrong, "payee": pa.array(["b", "a"]), "amount": [1, 2]})
     pq.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(InputError, match="p.parquet: an identity is not UTF-8"):
+    with pytest.raises(InputError, match=r"p.parquet: an identity is not UTF-8"):
         read_ledger(tmp_path / "p.parquet")
     table = pa.table({"payer": ["a", "b"], "payee": ["b", "a"], "amount": [1, 2], "id": wrong})
     with pytest.raises(InputError, match="bytes that are no text"):
@@ -305,11 +333,19 @@ def test_text_in_parquet_that_is_no_text(tmp_path: Path) -> None:
     [
         (["--decimals", "19"], 2, "decimals 19: give a whole number from 0 to 18"),
         (["--decimals", "-1"], 2, "decimals -1"),
-        (["--payer", "nowhere"], 3, "has no column 'nowhere' \\(asked for as payer\\); its columns are: payer, payee, amount"),
+        (
+            ["--payer", "nowhere"],
+            3,
+            "has no column 'nowhere' \\(asked for as payer\\); its columns are: payer, payee, amount",
+        ),
         (["--payer", "payee", "--payee", "payee"], 2, "payer and payee are both read from column 'payee'"),
         (["--status", "done"], 3, "no column is known to be the status"),
         (["--rates", "RATES"], 3, "no column is known to be the currency; name it: --currency COLUMN"),
-        (["--rates", "nowhere.csv", "--currency", "payer"], 3, "nowhere.csv: there is no such file to read the rates from"),
+        (
+            ["--rates", "nowhere.csv", "--currency", "payer"],
+            3,
+            "nowhere.csv: there is no such file to read the rates from",
+        ),
         (["--entities", "nowhere.csv"], 3, "nowhere.csv: there is no such file to read the entities from"),
         (["--boundary", "nowhere.csv"], 3, "nowhere.csv: there is no such file to read the boundary from"),
         (["--entities", "RATES"], 3, "no column 'company' and no column 'parent'"),
@@ -327,7 +363,13 @@ def test_settings_that_make_no_sense(
 
 def test_settings_of_the_python_interface() -> None:
     table = pa.table({"payer": ["a"], "payee": ["b"], "amount": [1], "status": ["x"]})
-    for settings in ({"reversals": "maybe"}, {"on_bad_rows": "hide"}, {"decimals": 2.5}, {"statuses": "x"}, {"statuses": [1]}):
+    for settings in (
+        {"reversals": "maybe"},
+        {"on_bad_rows": "hide"},
+        {"decimals": 2.5},
+        {"statuses": "x"},
+        {"statuses": [1]},
+    ):
         with pytest.raises(UsageError):
             read_ledger(table, **settings)  # type: ignore[arg-type]
     assert len(ouroflow.read_ledger(table, statuses=["x"])) == 1

@@ -1,10 +1,10 @@
 """From batches of columns to a ledger: every row is used, a payment to oneself, or set aside with a reason.
 
-Batches are cleaned as whole Arrow columns. Where nothing is wrong with a batch nothing is copied or looked at row by row; the reasons of
-single rows are computed only for batches in which a cheap test of the whole column finds something.
+Batches are cleaned as whole Arrow columns. Where nothing is wrong with a batch nothing is copied or looked at row by
+row; the reasons of single rows are computed only for batches in which a cheap test of the whole column finds something.
 
-Memory: 16 bytes per payment for payer, payee and amount, 8 more for each of time, low and high, 4 for status and kind, 8 per row that is not
-used; one batch of 131,072 rows at a time on top, and the dictionary of identities.
+Memory: 16 bytes per payment for payer, payee and amount, 8 more for each of time, low and high, 4 for status and kind,
+8 per row that is not used; one batch of 131,072 rows at a time on top, and the dictionary of identities.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def read_ledger(
     Parameters
     ----------
     source : path, list of paths, data frame, table or graph
-        Parquet, CSV (also .gz, .bz2, .zst), Arrow; a folder or a glob of them; a URL that fsspec can open; a pandas or Polars data
-        frame, an Arrow table, a NetworkX graph; or a list of these, with the same columns.
+        Parquet, CSV (also .gz, .bz2, .zst), Arrow; a folder or a glob of them; a URL that fsspec can open; a pandas or
+        Polars data frame, an Arrow table, a NetworkX graph; or a list of these, with the same columns.
     payer, payee, amount, time, id, currency, status, kind, low, high : str, optional
         Column of each role. Guessed from its name when that is unambiguous; '' means: use none.
     decimals : int

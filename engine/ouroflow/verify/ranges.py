@@ -21,7 +21,7 @@ from ouroflow.verify.recompute import DENSE_CELLS, hitting
 from ouroflow.verify.stored import COMPANIES, RANGES, Stored
 
 SCENARIOS = 300
-SCENARIO_WORK = 1e10  # companies**3 of all of them together: a few seconds
+SCENARIO_WORK = 5e9  # companies**3 of all of them together: about two seconds
 FEWEST = 20  # scenarios of however many companies
 TOLERANCE = 1e-11  # relative: what rounding adds up to here; the engine's intervals are wider by more than that
 ROUNDING = 1e-15

@@ -1,39 +1,50 @@
-"""Seeded walks and panel push beside a plain walker, the prototype and the components stage, all in turns in one run.
+"""Round trips: walks, panel push and the exact method beside their peers, in turns in one run.
 
-Run as ``python bench/bench_walks.py [steps|payments]``. The plain walker stands below: the same generator, strata and
-int64 amounts, one walk after the other, bisection in a running sum of each row. The prototype stands in the project's
-shared folder; without it that column is left out.
+Run as ``python bench/bench_roundtrip.py [PART ...]``; the part exact_large takes minutes and 8 GB and is run only when named.
+
+Exact: `ours` is `exact_returns` on the giant component, `door` the whole of `round_trip_fractions` from the graph on;
+NumPy inverts the same I - P, which takes a minute. Walks: the plain walker stands below: the same generator, strata and
+int64 amounts, one walk after the other, bisection in a running sum of each row. Prototypes stand in the project's
+shared folder; without it their columns are left out.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import resource
 import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import get_num_threads, njit, prange
+from scipy.sparse import csr_matrix
 
 from graphs import power_law, structure
-from harness import interleaved, write_result
+from harness import interleaved, prototype, write_result
 from ouroflow.components import components_of
 from ouroflow.graph import FlowGraph
+from ouroflow.roundtrip import round_trip_fractions
+from ouroflow.roundtrip.cpu_exact import ExactReturns, exact_returns
 from ouroflow.roundtrip.cpu_push import push_returns
 from ouroflow.roundtrip.cpu_walks import alias_table, lay_money, philox, walk_companies, walk_returns, walk_sample
 
 Int64s = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 REPEATS = 7
+EXACT_REPEATS = 3
+COMPANIES, FLOWS = 10_000, 100_000
+LARGE_COMPANIES, LARGE_FLOWS = 100_000, 1_000_000
+SEED = 1
+TIMES_NUMPY = 50.0
+"""What the exact method has promised: so many times faster than the dense inverse, and no slower than the prototype."""
 WALKS = 4_000_000
 HORIZON = 4096
 LEAST_TIMES_PLAIN = 2.5
 MOST_OF_COMPONENTS = {"fraction": 1.0, "top_100": 10.0}
 """What this room has promised: walks against a plain walker, and stages as a multiple of the components stage."""
-SHARED = Path(os.environ.get("OUROFLOW_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
 
 @njit(cache=True)
@@ -114,14 +125,9 @@ def plain_walker(graph: FlowGraph, walks: int) -> Callable[[], int]:
 
 def prototype_walkers(graph: FlowGraph, walks: int) -> dict[str, Callable[[], object]]:
     """Return the prototype's plain and lockstep walker, nothing where the shared folder is missing."""
-    path = SHARED / "prototypes" / "walks.py"
-    if not path.is_file():
-        print(f"no prototype beside the checkout ({path.name} in the folder 'shared'): its columns are left out")
+    module = prototype("walks")
+    if module is None:
         return {}
-    spec = importlib.util.spec_from_file_location("prototype_walks", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     offsets, payee, amount = (np.array(part) for part in (graph.out_offsets, graph.payee, graph.amount))
     payer, through, money, seed = np.array(graph.payer), np.array(graph.throughflow), np.cumsum(amount), np.uint64(7)
     thresholds = module.cumtab(offsets, amount, through)
@@ -212,22 +218,92 @@ def measure_payments(amounts: str) -> dict[str, Any]:
     }
 
 
+def flow_graph(companies: int, flows: int) -> FlowGraph:
+    return FlowGraph.from_arrays(*power_law(companies, flows, SEED), companies=companies)
+
+
+def measure_exact() -> dict[str, Any]:
+    """Solve the giant component of 10,000 companies and 100,000 flows, beside its dense inverse and the prototype."""
+    graph = flow_graph(COMPANIES, FLOWS)
+    components = components_of(graph)
+    intra = graph.intra(components.labels)
+    size = int(intra.company_offsets[1])
+    offsets = intra.flow_offsets[: size + 1]
+    payee, amount = intra.payee[: offsets[-1]], intra.amount[: offsets[-1]]
+    through = graph.throughflow[intra.company[:size]]
+    payer = np.repeat(np.arange(size), np.diff(offsets))
+    moves = csr_matrix((amount / through[payer], (payer, payee)), shape=(size, size))
+    singular = np.eye(size) - moves.toarray()
+    found: dict[str, Floats] = {}
+
+    def ours() -> None:
+        solved = exact_returns(offsets, payee, amount, through)
+        assert isinstance(solved, ExactReturns)
+        found["ours"] = solved.company
+
+    def door() -> None:
+        round_trip_fractions(graph, components, tolerance=0)
+
+    jobs: dict[str, Callable[[], object]] = {"ours": ours, "door": door}
+    if (sketch := prototype("returns")) is not None:
+
+        def peer() -> None:
+            found["prototype"] = sketch.exact(moves)[0]
+
+        jobs["prototype"] = peer
+    seconds = interleaved(jobs, EXACT_REPEATS)
+    # One run without a rehearsal: there is nothing to compile, and a minute is enough.
+    start = time.perf_counter()
+    found["numpy"] = 1 - 1 / np.diag(np.linalg.inv(singular))
+    seconds["numpy"] = time.perf_counter() - start
+    ratios = {f"{peer}_to_ours": seconds[peer] / seconds["ours"] for peer in ("numpy", "prototype") if peer in seconds}
+    difference = {peer: float(np.abs(found[peer] - found["ours"]).max()) for peer in found if peer != "ours"}
+    print(f"{COMPANIES:,} companies, {FLOWS:,} flows; giant component {size:,}")
+    print("  ".join(f"{job} {value:.3f}s" for job, value in seconds.items()))
+    print("  ".join(f"{ratio} {value:.1f}" for ratio, value in ratios.items()), f"(promised {TIMES_NUMPY:.0f} and 1)")
+    print("largest difference of a return probability:", difference)
+    payload = {"median_of": EXACT_REPEATS, "seed": SEED, "companies": COMPANIES, "flows": FLOWS, "giant": size}
+    figures = {"seconds": seconds, "ratios": ratios, "promised_to_numpy": TIMES_NUMPY, "largest_difference": difference}
+    return payload | figures
+
+
+def measure_large() -> dict[str, Any]:
+    """Solve 100,000 companies and 1,000,000 flows exactly, alone: minutes, and gigabytes."""
+    graph = flow_graph(LARGE_COMPANIES, LARGE_FLOWS)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    start = time.perf_counter()
+    answer = round_trip_fractions(graph, tolerance=0)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"{LARGE_COMPANIES:,} companies, {LARGE_FLOWS:,} flows: {seconds:.0f} s, peak {peak / 1e9:.1f} GB")
+    payload = {"seed": SEED, "companies": LARGE_COMPANIES, "flows": LARGE_FLOWS, "fraction": answer.fraction.value}
+    return payload | {"seconds": seconds, "peak_bytes": peak, "peak_bytes_before": before}
+
+
 def report(seconds: dict[str, float]) -> None:
     for name, value in seconds.items():
         print(f"  {name:42} {value * 1e3:9.1f} ms")
 
 
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "steps": measure_steps,
+    "payments_unit": lambda: measure_payments("unit"),
+    "payments_lognormal": lambda: measure_payments("lognormal"),
+    "exact": measure_exact,
+    "exact_large": measure_large,
+}
+
+
 def main(parts: list[str]) -> None:
-    payload: dict[str, Any] = {}
-    if "steps" in parts:
-        print("walkers, power_law(100k, 1M)")
-        payload["steps"] = measure_steps()
-    if "payments" in parts:
-        for amounts in ("unit", "lognormal"):
-            print(f"payments graph, {amounts} amounts")
-            payload[f"payments_{amounts}"] = measure_payments(amounts)
-    write_result("walks", payload)
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise SystemExit(f"no part named {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+    payload = {}
+    for part in parts:
+        print(part)
+        payload[part] = PARTS[part]()
+    write_result("roundtrip", payload)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["steps", "payments"])
+    main(sys.argv[1:] or [part for part in PARTS if part != "exact_large"])
