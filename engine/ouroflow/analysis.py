@@ -185,12 +185,13 @@ class Analysis:
                     tables.component_certificate_table(self.graph, self.components, certificate),
                 )
                 folder.table("certificate/order.parquet", tables.order_table(certificate))
-                if self.over is not None:
-                    folder.table("certificate/ranges.parquet", tables.ranges_table(self.graph, *self.over))
+                ranges = None if self.over is None else tables.ranges_table(self.graph, *self.over)
+                if ranges is not None:
+                    folder.table("certificate/ranges.parquet", ranges)
                 if self.ledger.rejected is not None:
                     folder.table("rejected.parquet", self.ledger.rejected)
                 folder.json("summary.json", self.summary())
-                digest = result_digest(companies, flows, components)
+                digest = result_digest(companies, flows, components, ranges)
             folder.json("run.json", self.record(folder.sha256, digest), seal=False)
         return path
 

@@ -396,7 +396,7 @@ def over_ranges(
 
 
 def core_that_fits() -> int:
-    """Return how large a dense core the free memory holds: at most two copies of it at 8 bytes an entry, and a fifth for the rest."""
+    """Return how large a dense core the free memory holds: two copies at 8 bytes an entry, and a fifth for the rest."""
     return math.isqrt(available_bytes() // 20)
 
 

@@ -38,6 +38,8 @@ _CHUNKS = 64  # fixed parts of a hop: sums are added in their order, whatever th
 _RUN = 64  # flows of one payee that are summed in the precision of the panel
 _COARSE = 1e-3  # tolerances from here on are tried with float32 panels first: half the memory traffic
 _COARSE_HOPS = 64  # after which their rounding would count
+_MOST_WORK = 1e9  # flows x panels x hops that a push without hop limit may take: some 20 seconds on two cores
+_LEAST_HOPS = 64  # followed whatever they cost
 _UNIT = 2.0**-53
 
 
@@ -272,8 +274,9 @@ def push_returns(
     Returns
     -------
     PushedReturns
-        Bounds in the order of `roots`. They can be wider than the tolerance only after `MOST_HOPS` hops (money that
-        hardly leaks: use the exact method), or where the tolerance is below the rounding of float64.
+        Bounds in the order of `roots`. They can be wider than the tolerance only after `MOST_HOPS` hops, fewer on large
+        components where so many would take minutes (money that hardly leaks: use the exact method), or where the tolerance
+        is below the rounding of float64.
 
     Raises
     ------
@@ -323,7 +326,10 @@ def push_returns(
         del coarse
     if on_cycles.size:
         fine = _Panel(graph, labels, inner, np.float64, threads)
-        fine.push_all(on_cycles, rows, result, tolerance, hops or MOST_HOPS, hops)
+        panels = -(-len(on_cycles) // _ROOTS)
+        affordable = int(_MOST_WORK / max(1, panels * len(inner.payer)))
+        most = hops or min(MOST_HOPS, max(_LEAST_HOPS, affordable))
+        fine.push_all(on_cycles, rows, result, tolerance, most, hops)
     return result
 
 
