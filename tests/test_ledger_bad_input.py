@@ -318,8 +318,12 @@ def test_text_in_parquet_that_is_no_text(tmp_path: Path) -> None:
     wrong = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"ok"]).buffers())
     table = pa.table({"payer": wrong, "payee": pa.array(["b", "a"]), "amount": [1, 2]})
     pq.write_table(table, tmp_path / "p.parquet")
-    with pytest.raises(InputError, match=r"p.parquet: an identity is not UTF-8"):
+    with pytest.raises(InputError, match=r"p.parquet: holds bytes that are no text"):
         read_ledger(tmp_path / "p.parquet")
+    many = pa.concat_tables([table] * 20_000).combine_chunks()  # so many texts are only scanned, and judged at the end
+    pq.write_table(many, tmp_path / "many.parquet", use_dictionary=False)
+    with pytest.raises(InputError, match=r"many.parquet: an identity is not UTF-8"):
+        read_ledger(tmp_path / "many.parquet")
     table = pa.table({"payer": ["a", "b"], "payee": ["b", "a"], "amount": [1, 2], "id": wrong})
     with pytest.raises(InputError, match="bytes that are no text"):
         read_ledger(table)

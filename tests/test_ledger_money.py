@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from ouroflow.errors import InputError, UsageError
@@ -90,6 +90,7 @@ def test_the_limits_of_int64() -> None:
 
 @given(st.lists(st.integers(-(10**38) + 1, 10**38 - 1) | st.integers(-(10**6), 10**6)), st.integers(-3, 38), PLACES)
 def test_decimals_are_exact(numbers: list[int], scale: int, decimals: int) -> None:
+    assume(scale >= 0 or all(abs(n) < 10**35 for n in numbers))  # pa.array refuses more digits at negative scales
     written = [Decimal(n).scaleb(-scale, EXACT) for n in numbers]
     for kind in (pa.decimal128(38, scale), pa.decimal256(60, scale)):
         column = pa.array(written, kind)
