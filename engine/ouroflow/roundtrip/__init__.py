@@ -166,7 +166,9 @@ def round_trip_fractions(
 # Elimination is tried on components of up to so many companies, and given up where the dense core passes the limit: 2 core^3
 # operations of BLAS take about 15 seconds on two cores at 8,000, and twice 8 core^2 bytes are a gigabyte.
 _TRY_COMPANIES, _TRY_CORE = 150_000, 8_000
+_PILOT_WALKS = 1 << 10  # tell how long walks are
 _SCREEN_WALKS = 1 << 18  # one sample that ranks all companies
+_SCREEN_STEPS = 1e8  # that it may take, where money hardly leaks and walks are long: about a second on two cores
 _PUSH_STEPS = 4e9  # flows x companies x hops that pushing all companies may cost (about ten seconds on two cores)
 
 
@@ -182,6 +184,7 @@ class _Work:
         """Companies on loops that no exact method has solved."""
         self.sampled = Certified.exact(0.0)
         """Round-trip money of the open companies together, while any are open."""
+        self.steps_a_walk, self.walks_end = 1.0, True
         self.certified = (0, 0)
         """Companies narrowed by walks of their own, and by push."""
 
@@ -249,9 +252,13 @@ class _Work:
 
         labels = self._open_labels()
         narrow = tolerance * self.graph.total
+        pilot = walk_returns(self.graph, labels, seed=_other(seed, 3), hops=hops, walks=_PILOT_WALKS)
+        self.steps_a_walk = max(pilot.steps / max(pilot.walks, 1), 1.0)
+        self.walks_end = pilot.unfinished <= tolerance * pilot.walks
         if screen:
             confidence = (1 + confidence) / 2
-            tally = walk_returns(self.graph, labels, seed=seed, confidence=confidence, hops=hops, walks=_SCREEN_WALKS)
+            walks = max(_PILOT_WALKS, min(_SCREEN_WALKS, int(_SCREEN_STEPS / self.steps_a_walk)))
+            tally = walk_returns(self.graph, labels, seed=seed, confidence=confidence, hops=hops, walks=walks)
             self.sampled = tally.round_trip()
         if not screen or max(self.sampled.high - self.sampled.value, self.sampled.value - self.sampled.low) > narrow:
             tally = walk_returns(
@@ -298,7 +305,11 @@ class _Work:
             pushed = push_returns(graph, self.components.labels, roots[~walking], tolerance=tolerance, hops=hops)
             found[:, ~walking] = pushed.low, (pushed.low + pushed.high) / 2, pushed.high
         ceiling = np.minimum(paid, graph.received[roots]).astype(np.float64)
-        self.low[roots], self.value[roots], self.high[roots] = np.minimum(found * paid, ceiling)
+        money = np.minimum(found * paid, ceiling)
+        # Where money hardly leaks a push may end wider than the screen: then the screen stays.
+        better = walking | (money[2] - money[0] <= self.high[roots] - self.low[roots])
+        chosen = roots[better]
+        self.low[chosen], self.value[chosen], self.high[chosen] = money[:, better]
         self.certified = (int(np.count_nonzero(walking)), int(np.count_nonzero(~walking)))
 
     def _walks_are_cheaper(
@@ -306,8 +317,8 @@ class _Work:
     ) -> npt.NDArray[np.bool_]:
         """Tell for each root whether walks of its own cost less than its share of a panel.
 
-        Measured on two cores (bench_walks): 10 ns a step and some 15 steps a walk, against 18 ns a flow and hop for a panel of 32
-        roots and some 8 hops.
+        Measured on two cores (bench_roundtrip): 10 ns a step, against 18 ns a flow and hop for a panel of 32 roots. A panel needs
+        about as many hops as a walk has steps.
         """
         from ouroflow.roundtrip.intervals import draws_needed
 
@@ -316,7 +327,8 @@ class _Work:
             labels[roots]
         ]
         walks = draws_needed(fraction, tolerance, confidence)
-        return np.asarray(walks * (15 * 10.0) < inner * (8 * 18.0 / 32))
+        # Walks that do not end before the horizon cannot reach the tolerance, however many.
+        return np.asarray((walks * 10.0 < inner * (18.0 / 32)) & self.walks_end)
 
     def _open_labels(self) -> Any:
         """Return the labels for walks, which start and stay inside components: a settled company gets one of its own."""
