@@ -13,14 +13,13 @@ up to 1 MiB of counters per thread.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from ouroflow.runtime.threads import do_tasks, threads_available
 
 RANGES_LOG = 17
 """Companies are counted in up to 2**17 ranges of neighbouring ids, so that the counters stay in the cache."""
@@ -29,11 +28,6 @@ KEY_BITS = 62
 """Payer within the block and payee share one int64 key; blocks of very many companies are cut so that they fit."""
 PAYMENTS_PER_BLOCK = 1 << 15
 FLOWS_PER_BLOCK = 1 << 16
-
-
-def threads_available() -> int:
-    """Return how many threads this process may run at once."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def sum_payments(
@@ -69,19 +63,19 @@ def sum_payments(
     payee_bits = max(1, (companies - 1).bit_length())
     shares = _even_shares(len(payer), threads)
     counts = np.zeros((len(shares) - 1, (companies >> shift) + 1), dtype=np.int64)
-    _in_threads(
-        threads, range(len(counts)), lambda t: _count_payers(payer, payee, shares[t], shares[t + 1], shift, counts[t])
+    do_tasks(
+        lambda t: _count_payers(payer, payee, shares[t], shares[t + 1], shift, counts[t]), range(len(counts)), threads
     )
     widest = 1 << max(0, KEY_BITS - payee_bits - shift)
     block_of, first_range, starts, cursors = _blocks(counts, PAYMENTS_PER_BLOCK, widest)
     blocks = len(first_range) - 1
     pairs = np.empty((starts[-1], 2), dtype=np.int64)
-    _in_threads(
-        threads,
-        range(len(counts)),
+    do_tasks(
         lambda t: _spread_payments(
             payer, payee, given, shares[t], shares[t + 1], shift, payee_bits, block_of, first_range, cursors[t], pairs
         ),
+        range(len(counts)),
+        threads,
     )
     distinct = np.zeros(blocks + 1, dtype=np.int64)
 
@@ -90,7 +84,7 @@ def sum_payments(
         local_bits = (int(first_range[block + 1] - first_range[block]) << shift).bit_length()
         distinct[block + 1] = _sort_pairs(part, payee_bits + local_bits)
 
-    _in_threads(threads, _largest_first(starts), sort)
+    do_tasks(sort, _largest_first(starts), threads)
     flow_starts = np.cumsum(distinct)
     flows = int(flow_starts[-1])
     out_offsets = np.empty(companies + 1, dtype=np.int64)
@@ -106,7 +100,7 @@ def sum_payments(
             flow_payee[span], flow_amount[span], flow_payments[span],
         )  # fmt: skip
 
-    _in_threads(threads, range(blocks), write)
+    do_tasks(write, range(blocks), threads)
     return out_offsets, flow_payee, flow_amount, flow_payments
 
 
@@ -129,22 +123,22 @@ def by_payee(
     rows = np.searchsorted(out_offsets, _even_shares(flows, threads)).astype(np.int64)
     rows[-1] = companies
     counts = np.zeros((threads, (companies >> shift) + 1), dtype=np.int64)
-    _in_threads(
-        threads,
-        range(threads),
+    do_tasks(
         lambda t: _count_payees(payee, out_offsets[rows[t]], out_offsets[rows[t + 1]], shift, counts[t]),
+        range(threads),
+        threads,
     )
     block_of, first_range, starts, cursors = _blocks(counts, FLOWS_PER_BLOCK, counts.shape[1])
     in_offsets = np.empty(companies + 1, dtype=np.int64)
     in_offsets[companies] = flows
     in_payer, spread_payee = np.empty(flows, dtype=payee.dtype), np.empty(flows, dtype=payee.dtype)
     in_flow = np.empty(flows, dtype=np.int32 if flows < 2**31 else np.int64)
-    _in_threads(
-        threads,
-        range(threads),
+    do_tasks(
         lambda t: _spread_flows(
             out_offsets, payee, rows[t], rows[t + 1], shift, block_of, cursors[t], spread_payee, in_payer, in_flow
         ),
+        range(threads),
+        threads,
     )
 
     def sort(block: int) -> None:
@@ -152,24 +146,13 @@ def by_payee(
         span = slice(starts[block], starts[block + 1])
         _sort_flows(spread_payee[span], low, starts[block], in_offsets[low:high], in_payer[span], in_flow[span])
 
-    _in_threads(threads, _largest_first(starts), sort)
+    do_tasks(sort, _largest_first(starts), threads)
     return in_offsets, in_payer, in_flow
 
 
 def _even_shares(items: int, threads: int) -> npt.NDArray[np.int64]:
     """Return the bounds of even shares, one per thread."""
     return np.array([items * t // threads for t in range(threads + 1)], dtype=np.int64)
-
-
-def _in_threads(threads: int, tasks: Sequence[int] | npt.NDArray[np.int64], work: Callable[[int], object]) -> None:
-    """Do all tasks; each thread takes the next one when it is free."""
-    if threads == 1 or len(tasks) <= 1:
-        for task in tasks:
-            work(task)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, tasks):
-            pass
 
 
 def _largest_first(starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

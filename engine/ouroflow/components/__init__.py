@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ouroflow.components.threads import in_threads
 from ouroflow.errors import InputError, UsageError
+from ouroflow.runtime.threads import in_threads
 
 if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from numba import int64, njit
 
 from ouroflow.components.cpu_sweep import BLOCK, STALLED, busiest_company, close_by_sweeps, keep_same_class
-from ouroflow.components.threads import in_threads, parts
+from ouroflow.runtime.threads import in_threads, slices
 
 Ids = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -240,7 +240,7 @@ def index_by_payer(chunks: list[Flows], companies: int) -> Index:
     in_threads(
         *(
             partial(_sort_buckets, pairs, bucket_start, part.start, part.stop, shift, offsets, payee)
-            for part in parts(((companies - 1) >> shift) + 1)
+            for part in slices(((companies - 1) >> shift) + 1)
         )
     )
     return as_input(offsets), as_input(payee)
@@ -285,7 +285,7 @@ def _cut(flows: Flows, count: int) -> Flows:
 
 def _chunks(flows: Flows) -> list[Flows]:
     """Cut flows into one piece per thread."""
-    return [(flows[0][part], flows[1][part]) for part in parts(flows[0].size)]
+    return [(flows[0][part], flows[1][part]) for part in slices(flows[0].size)]
 
 
 def _mark_active(chunks: list[Flows], pays: Bytes, is_paid: Bytes) -> None:

@@ -29,8 +29,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
-from ouroflow.aggregate import threads_available
 from ouroflow.errors import InputError
+from ouroflow.runtime.threads import threads_available
 
 T = TypeVar("T")
 

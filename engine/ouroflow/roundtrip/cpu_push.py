@@ -9,11 +9,7 @@ has arrived is the value itself.
 
 from __future__ import annotations
 
-import itertools
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +18,7 @@ import numpy.typing as npt
 from numba import njit
 
 from ouroflow.errors import UsageError
+from ouroflow.runtime.threads import between
 
 if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph, Ids
@@ -130,12 +127,12 @@ def inner_flows(graph: FlowGraph, labels: Ids, roots: Int64s, *, threads: int | 
             outside,
         )
 
-    _in_parts(count, _even_bounds(len(member)), threads)
+    between(count, _even_bounds(len(member)), threads)
     np.cumsum(offsets, out=offsets)
     size = int(offsets[-1])
     payer, flow, share = np.empty(size, np.int32), np.empty(size, graph.in_flow.dtype), np.empty(size, np.float64)
     outside, stay, stay_twice = np.empty(len(member)), np.empty(len(member)), np.zeros(len(member))
-    _in_parts(fill, _even_bounds(len(member)), threads)
+    between(fill, _even_bounds(len(member)), threads)
     _sum_stay(payer, flow, share, offsets, graph.amount, member, graph.throughflow, stay, stay_twice)
     return InnerFlows(member, offsets, payer, flow, share, stay, stay_twice, outside)
 
@@ -428,7 +425,7 @@ class _Panel:
         def gather(first: int, last: int) -> None:
             _gather(self.now, self.next, first, last, *members, self.root_throughflow, self.bounds, self.open)
 
-        _in_parts(gather, np.arange(len(self.bounds)), self.threads)
+        between(gather, np.arange(len(self.bounds)), self.threads)
         self.now, self.next = self.next, self.now
         self.still = self.open.sum(axis=0)
 
@@ -581,15 +578,3 @@ def _flow_bounds(offsets: Int64s) -> Int64s:
     """Return bounds of parts of the rows that hold about as many flows each."""
     cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], min(len(offsets) - 1, _CHUNKS) + 1)[1:-1])
     return np.concatenate([[0], cuts, [len(offsets) - 1]]).astype(np.int64)
-
-
-def _in_parts(work: Callable[[int, int], None], bounds: Int64s, threads: int | None) -> None:
-    """Run `work(first, last)` between neighbouring bounds on threads."""
-    workers = threads or len(os.sched_getaffinity(0))
-    edges = [int(bound) for bound in bounds]
-    if workers == 1 or len(edges) <= 2:
-        for first, last in itertools.pairwise(edges):
-            work(first, last)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(work, edges[:-1], edges[1:]))

@@ -16,9 +16,7 @@ themselves without any rounding: for few walks. The lockstep one advances many w
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -31,6 +29,7 @@ from ouroflow.certified import Certified
 from ouroflow.errors import UsageError
 from ouroflow.graph import exact_sum
 from ouroflow.roundtrip.intervals import clopper_pearson, draws_needed
+from ouroflow.runtime.threads import in_parts
 
 if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph, Ids
@@ -225,7 +224,7 @@ def lay_money(graph: FlowGraph, labels: Ids, *, hops: int | None = None, threads
             first, last, graph.out_offsets, graph.payee, graph.amount, labels, members, inside, block_paid, company_paid
         )
 
-    for company, amount in _in_parts(mark, blocks, threads):
+    for company, amount in in_parts(mark, blocks, threads):
         company_paid[company] += amount
     closed = np.zeros(0, np.int64)
     closed_paid = np.zeros(0, np.int64)
@@ -539,7 +538,7 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
     def count(first: int, last: int) -> int:
         return _count_slots(first, last, laid, row_offsets[1:])
 
-    longest_rows = _in_parts(count, companies, threads)
+    longest_rows = in_parts(count, companies, threads)
     longest = max(longest_rows, default=0)
     if min(longest_rows, default=0) < 0 or longest > _LONGEST_ROW or companies >= int(_LEFT):
         return None
@@ -550,7 +549,7 @@ def alias_table(layout: MoneyLayout, *, threads: int | None = None) -> AliasTabl
         share, target, pending = np.empty(longest, np.int64), np.empty(longest, np.uint64), np.empty(longest, np.int64)
         _fill_rows(first, last, laid, row_offsets, slots, share, target, pending)
 
-    _in_parts(fill, companies, threads)
+    in_parts(fill, companies, threads)
     return AliasTable(row_offsets, slots, longest)
 
 
@@ -714,17 +713,6 @@ def _walk_lockstep(
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------
-
-
-def _in_parts(work: Callable[[int, int], Result], size: int, threads: int | None) -> list[Result]:
-    """Run `work(first, last)` over equal parts of range(size) on threads, and return the results in order."""
-    workers = threads or len(os.sched_getaffinity(0))
-    parts = min(size, 1 if workers == 1 else 4 * workers)
-    if parts <= 1:
-        return [work(0, size)] if size else []
-    bounds = [size * part // parts for part in range(parts + 1)]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(work, bounds[:-1], bounds[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -907,7 +895,7 @@ def walk_sample(
     companies = len(layout.company_before) - 1
     sample = _Sample(0, companies, walks, walk_base, np.uint64(seed), _last_step(hops))
     walk = _walker(layout, table, sample, payers, outcomes)
-    steps = sum(_in_parts(walk, size, threads))
+    steps = sum(in_parts(walk, size, threads))
     error = 0.0 if table is None else sample.last_step * table.error_per_step
     return WalkTally(layout, payers, outcomes, steps, hops, confidence, error)
 
@@ -1131,7 +1119,7 @@ def _walk_each(
             unfinished = 0 if hops is not None else np.count_nonzero(outcomes == UNFINISHED)
             counts[nth] = np.count_nonzero(outcomes == RETURNED), unfinished, steps
 
-    _in_parts(walk, len(companies), threads)
+    in_parts(walk, len(companies), threads)
     return counts
 
 
