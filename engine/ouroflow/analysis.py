@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -381,7 +381,9 @@ def _over_ranges(
     why_not = "round trips are limited to some hops" if settings.hops else out_of_scope(components, ranges)
     if why_not:
         stages.note(f"amounts have announced ranges; figures are for the stated amounts only: {why_not}")
-        return roundtrip, None
+        stated = f"{roundtrip.method}; at the stated amounts, announced ranges not followed"
+        fraction, finn = (replace(figure, method=stated) for figure in (roundtrip.fraction, roundtrip.finn))
+        return replace(roundtrip, fraction=fraction, finn=finn, method=stated), None
     roundtrip, found = over_ranges(graph, components, roundtrip, ranges)
     return roundtrip, (ranges, found)
 

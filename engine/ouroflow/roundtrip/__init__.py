@@ -121,7 +121,8 @@ def round_trip_fractions(
         Half-width that the sampled fraction and the certified companies' return fractions are driven to. 0 asks for the exact
         method whatever it costs.
     confidence : float
-        Level of sampled intervals; they hold one by one, not all at once.
+        Level of sampled intervals: of the graph's fraction, of all companies of the screen at once, and of all certified
+        companies at once.
     hops : int, optional
         Count returns within so many payments only, at least 2 (2 is plain reciprocity).
     top : int
@@ -185,6 +186,7 @@ class _Work:
         self.sampled = Certified.exact(0.0)
         """Round-trip money of the open companies together, while any are open."""
         self.steps_a_walk, self.walks_end = 1.0, True
+        self.screen = np.zeros(0)
         self.certified = (0, 0)
         """Companies narrowed by walks of their own, and by push."""
 
@@ -240,14 +242,16 @@ class _Work:
             return
         pushed = push_returns(self.graph, self.components.labels, roots, hops=hops)
         paid = self.graph.paid[roots]
-        # Both bounds differ by the rounding that push_returns proves; the middle is the figure.
-        self._settle(roots, (pushed.low + pushed.high) / 2 * paid / self.graph.throughflow[roots])
+        # Both bounds differ by the rounding that push_returns proves; the middle is the figure, and nothing is nothing.
+        back = np.where(pushed.low > 0, (pushed.low + pushed.high) / 2, 0.0)
+        self._settle(roots, back * paid / self.graph.throughflow[roots])
 
     def sample(self, tolerance: float, confidence: float, hops: int | None, seed: int, *, screen: bool) -> None:
         """Sample the open companies: their money together, and an interval for each of their companies.
 
         A screen takes more walks than the graph's fraction alone may need. Both looks share the error level.
         """
+        from ouroflow.roundtrip.cpu_push import two_hop_returns
         from ouroflow.roundtrip.cpu_walks import walk_returns
 
         labels = self._open_labels()
@@ -265,29 +269,37 @@ class _Work:
                 self.graph, labels, seed=_other(seed, 1), tolerance=tolerance, confidence=confidence, hops=hops
             )
             self.sampled = tally.round_trip()
-        value, low, high = tally.companies()
+        # All company intervals hold at once: of 10^6 intervals at 99% each, those at the top of any list would be the wrong ones.
+        at_once = replace(tally, confidence=1 - (1 - confidence) / max(1, int(np.count_nonzero(self.open))))
+        value, low, high = at_once.companies()
+        # What comes straight back is a lower bound, exact and cheap.
+        straight = np.bincount(self.graph.payer, self.graph.amount * two_hop_returns(self.graph), self.graph.companies)
         ceiling = np.minimum(self.graph.paid, self.graph.received).astype(np.float64)
+        low = np.minimum(np.maximum(low, straight), ceiling)
+        value = np.clip(value, low, ceiling)
+        high = np.clip(high, value, ceiling)
         for ours, theirs in ((self.value, value), (self.low, low), (self.high, high)):
-            ours[self.open] = np.minimum(theirs, ceiling)[self.open]
+            ours[self.open] = theirs[self.open]
+        # One lucky walk in a million stands for more money than most companies move; a one-sided look tells luck from money.
+        _, likely, _ = replace(tally, confidence=0.8).companies()
+        self.screen = np.maximum(np.minimum(likely, ceiling), straight)
 
     def certify(
         self, tolerance: float, confidence: float, hops: int | None, top: int, named: Sequence[int], seed: int
     ) -> None:
         """Narrow the intervals of the first companies of the screen, and of those asked for by name."""
-        from ouroflow.roundtrip.cpu_push import push_returns, two_hop_returns
+        from ouroflow.roundtrip.cpu_push import push_returns
         from ouroflow.roundtrip.cpu_walks import walk_companies
 
         graph = self.graph
-        # What comes straight back is a lower bound, exact and cheap, and ranks companies that no walk has started from.
-        mutual = np.bincount(graph.payer, graph.amount * two_hop_returns(graph), graph.companies)
         candidates = np.flatnonzero(self.open)
-        score = np.maximum(self.value, mutual)[candidates]
-        first = candidates[np.lexsort((candidates, -score))[:top]]
+        first = candidates[np.lexsort((candidates, -self.screen[candidates]))[:top]]
         asked = np.array([company for company in named if self.open[company]], np.int64)
         roots = np.unique(np.concatenate([first, asked]))
         if not roots.size:
             return
         paid = np.maximum(graph.paid[roots], 1)
+        confidence = 1 - (1 - confidence) / roots.size  # these intervals, too, hold all at once
         walking = self._walks_are_cheaper(roots, self.value[roots] / paid, tolerance, confidence)
         found = np.zeros((3, roots.size))
         if walking.any():
