@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.sparse import csgraph, csr_array
 
-from ouroflow.digest import result_digest
+from ouroflow.digest import record_sha256, result_digest
 
 RANGES = "certificate/ranges.parquet"
 TABLES = (
@@ -277,7 +277,7 @@ def seal(out: Path, *, digest: bool = False) -> None:
         run["tables"][name] = hashlib.sha256((out / name).read_bytes()).hexdigest()
     if digest:
         run["digest"] = result_digest(*(pq.read_table(out / name) for name in [*TABLES[:3], *tables_of(out)[5:]]))
-    (out / "run.json").write_text(json.dumps(run))
+    (out / "run.json").write_text(json.dumps({**run, "sha256": record_sha256(run)}))
 
 
 def random_payments(

@@ -377,3 +377,14 @@ def test_settings_of_the_python_interface() -> None:
         with pytest.raises(UsageError):
             read_ledger(table, **settings)  # type: ignore[arg-type]
     assert len(ouroflow.read_ledger(table, statuses=["x"])) == 1
+
+
+def test_the_same_file_twice_would_count_double(tmp_path: Path) -> None:
+    path = tmp_path / "payments.csv"
+    path.write_text("payer,payee,amount\na,b,2\nb,a,1\n", encoding="utf-8")
+    with pytest.raises(InputError, match="given twice"):
+        read_ledger([path, tmp_path / "." / "payments.csv"])
+    copy = tmp_path / "copy.csv"
+    copy.write_bytes(path.read_bytes())
+    ledger = read_ledger([path, copy])
+    assert any("is a copy of" in note for note in ledger.notes)

@@ -698,3 +698,17 @@ def test_the_digest_of_a_given_result_never_changes() -> None:
         result_digest(companies, flows, components)
         == "175d89d1bdd53b74ffbbe61442737ae0da6337632cadad3cae10a5f79414e12d"
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("unit", "KRW"), ("decimals", 0), ("boundary", "other.csv"), ("tolerance", 0.5)]
+)
+def test_altered_settings_are_found(key: str, value: Any, out: Path) -> None:
+    edit_json(out, "run.json", ("settings", key), value)
+    assert "files" in expect_found(out, f"settings {key}")
+
+
+def test_a_file_that_no_run_wrote_is_named(out: Path) -> None:
+    (out / "extra.txt").write_text("hello")
+    assert "extra.txt" in verify(out).render()
+    assert not verify(out).ok

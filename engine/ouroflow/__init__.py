@@ -58,6 +58,28 @@ __all__ = [
 ]
 
 
+def _keep_kernels_somewhere() -> None:
+    """Give numba a folder of this process where it can write neither beside the package nor in the user's cache.
+
+    The folder is private and goes with the process: compiled kernels from a place that others can write to are never loaded.
+    """
+    import os
+    from pathlib import Path
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    places = (Path(__file__).parent, next(part for part in (home, *home.parents) if part.exists()))
+    if "NUMBA_CACHE_DIR" not in os.environ and not any(os.access(place, os.W_OK) for place in places):
+        import atexit
+        import shutil
+        import tempfile
+
+        os.environ["NUMBA_CACHE_DIR"] = folder = tempfile.mkdtemp(prefix="ouroflow-kernels-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+_keep_kernels_somewhere()
+
+
 def __getattr__(name: str) -> Any:
     """Load a public name from its module on first use."""
     if name not in _HOME:

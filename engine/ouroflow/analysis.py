@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 
 from ouroflow.assets import dataset_names, load_dataset
 from ouroflow.components import Components, certify, components_of
-from ouroflow.digest import result_digest
+from ouroflow.digest import record_sha256, result_digest
 from ouroflow.errors import UsageError
 from ouroflow.graph import FlowGraph
 from ouroflow.ledger import Ledger, read_ledger
 from ouroflow.report import tables
 from ouroflow.report.folder import OutFolder
 from ouroflow.report.text import printable
-from ouroflow.roundtrip import Brackets, RoundTrip, brackets, over_ranges, round_trip_fractions
+from ouroflow.roundtrip import Brackets, RoundTrip, brackets, check_settings, over_ranges, round_trip_fractions
 from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns, flow_ranges, out_of_scope
 from ouroflow.runtime.device import Device, choose_device
 from ouroflow.runtime.stages import Stages
@@ -192,7 +192,8 @@ class Analysis:
                     folder.table("rejected.parquet", self.ledger.rejected)
                 folder.json("summary.json", self.summary())
                 digest = result_digest(companies, flows, components, ranges)
-            folder.json("run.json", self.record(folder.sha256, digest), seal=False)
+            record = self.record(folder.sha256, digest)
+            folder.json("run.json", {**record, "sha256": record_sha256(record)}, seal=False)
         return path
 
     def record(self, sha256: dict[str, str], digest: str) -> dict[str, Any]:
@@ -201,6 +202,7 @@ class Analysis:
             "name": self.name,
             "inputs": [asdict(file) for file in self.ledger.inputs],
             "columns": self.ledger.columns,
+            "notes": list(self.ledger.notes),
             "rows": {
                 "read": self.ledger.rows.read,
                 "used": self.ledger.rows.used,
@@ -297,6 +299,7 @@ def analyze(
     """
     chosen = choose_device(device)
     _check_measures(measures)
+    check_settings(tolerance, 0.99, hops, top, seed)
     stages = Stages(quiet=quiet, total=5 if out is not None else 4)
     try:
         stages.note(f"device {chosen.name}: {chosen.why}")

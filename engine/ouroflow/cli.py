@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import json
 import os
 import sys
@@ -23,9 +25,15 @@ EXIT_CODES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; no traceback reaches a user."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a name shows its code points; it does not end the run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = build_parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
     except OuroflowError as error:
         return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
@@ -34,8 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"not enough memory ({error}); use a machine with more, or fewer payments", 4)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): nothing to report, and stdout must not be flushed again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return 0
+    except SystemExit:
+        # What rich does of a broken pipe, after silencing stdout itself.
+        return 0
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            _silence_stdout()
+            return _fail(f"the disk is full or broken ({error.strerror}); what was written may be cut off", 4)
+        return _fail(f"the system refused: {error}; check the path and its permissions", 2)
     except Exception as error:
         if os.environ.get("OUROFLOW_DEBUG"):
             raise
@@ -43,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"internal error: {type(error).__name__}: {error}. Set OUROFLOW_DEBUG=1 to see where, and please report it",
             1,
         )
+
+
+def _silence_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -46,6 +46,7 @@ identity, not a proof, and no defence against forgery.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -239,3 +240,13 @@ def _string_words(strings: pa.Array) -> Words:
     if strings.null_count:
         words[strings.is_null().to_numpy(zero_copy_only=False)] = NULL
     return words
+
+
+def record_sha256(record: dict[str, Any]) -> str:
+    """Return the SHA-256 that seals run.json: of all its entries but ``sha256``, as JSON with sorted keys and no white space.
+
+    Like the digest it shows that a file was changed or damaged, and is no defence against one who makes a new seal.
+    """
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

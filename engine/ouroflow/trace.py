@@ -106,6 +106,8 @@ class Trace:
         Whether the search for paths stopped at its limit: those listed are the strongest, but fewer than asked for.
     hop_limit : int or None
         Longest round trip that the run counted; longer ones are outside of everything here.
+    over_ranges : tuple of float or None
+        Bounds of the return fraction over announced ranges of amounts; everything else is at the stated amounts.
     """
 
     company: str | int
@@ -122,6 +124,7 @@ class Trace:
     paths: tuple[ReturnPath, ...]
     limit_reached: bool
     hop_limit: int | None
+    over_ranges: tuple[float, float] | None
     decimals: int
     unit: str
 
@@ -169,6 +172,8 @@ class _Surroundings:
     """The root's row of `flows`."""
     arriving: Floats
     """The root's column of `onward`."""
+    over_ranges: tuple[float, float] | None
+    """Bounds of the root's return fraction over announced ranges, as companies.parquet states them."""
 
     def identity(self, company: int) -> str | int:
         """Return the identity of a company of the component."""
@@ -245,6 +250,7 @@ def trace(out: Path, company: str, *, top: int = 10, hops: int = 12) -> Trace:
         paths=tuple(ReturnPath(tuple(map(around.identity, path)), along, along / around.paid) for path, along in found),
         limit_reached=limit_reached,
         hop_limit=settings.hops,
+        over_ranges=around.over_ranges,
         decimals=settings.decimals,
         unit=settings.unit,
     )
@@ -265,7 +271,15 @@ def _read_settings(out: Path) -> _Settings:
 def _read_surroundings(out: Path, company: str) -> _Surroundings:
     """Read the company and the flows of its component."""
     try:
-        columns = ["company", "paid", "received", "component", "external_in"]
+        columns = [
+            "company",
+            "paid",
+            "received",
+            "component",
+            "external_in",
+            "return_fraction_low",
+            "return_fraction_high",
+        ]
         companies = pq.read_table(out / "companies.parquet", columns=columns)
         row = _find(companies["company"], company)
         label = companies["component"][row].as_py()
@@ -275,6 +289,7 @@ def _read_surroundings(out: Path, company: str) -> _Surroundings:
             out / "flows.parquet", columns=["payer", "payee", "amount"], filters=[("component", "=", label)]
         )
         paid, received = (companies[column][row].as_py() for column in ("paid", "received"))
+        bounds = tuple(companies[f"return_fraction_{end}"][row].as_py() for end in ("low", "high"))
         companies = companies.filter(members)
         names = companies["company"].combine_chunks()
         through = pc.add(companies["received"], companies["external_in"]).to_numpy().astype(np.float64)
@@ -290,7 +305,8 @@ def _read_surroundings(out: Path, company: str) -> _Surroundings:
     inside = sparse.csr_array((amount, tuple(ends)), shape=shape)
     onward = sparse.csr_array((amount / through[ends[0]], tuple(ends)), shape=shape)
     leaving = inside[[root]].toarray().ravel().astype(np.float64)
-    return _Surroundings(names, root, paid, received, inside, onward, leaving, _column(onward, root))
+    over = bounds if (out / "certificate" / "ranges.parquet").is_file() else None
+    return _Surroundings(names, root, paid, received, inside, onward, leaving, _column(onward, root), over)
 
 
 def _parsed(kind: pa.DataType, company: str) -> str | int | None:
@@ -511,6 +527,9 @@ def _lines(found: Trace, unit: str) -> Iterator[str]:
     )
     limit = "" if found.hop_limit is None else f" within {found.hop_limit} payments"
     yield f"{returned} comes back{limit}: {shares}  [{back.method}]"
+    if found.over_ranges is not None:
+        low, high = found.over_ranges
+        yield f"at the stated amounts; over their announced ranges {percent(low)} to {percent(high)} of what it pays"
     yield f"its component holds {found.component_companies:,} companies"
     yield from _part_lines("paid first", "paid", found.paid_first, found.paid_first_others, found)
     yield from _part_lines("paid back last by", "receives", found.returned_last, found.returned_last_others, found)

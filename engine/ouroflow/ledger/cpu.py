@@ -9,6 +9,7 @@ Memory: 16 bytes per payment for payer, payee and amount, 8 more for each of tim
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
@@ -26,7 +27,7 @@ from ouroflow.graph import exact_sum
 from ouroflow.ledger import schema
 from ouroflow.ledger.encode import Identities, any_blank_start, prefetch
 from ouroflow.ledger.money import Minor, plain_currency, to_minor, to_minor_at_rates
-from ouroflow.ledger.schema import Ledger, RowCount, choose_columns, skip_positions
+from ouroflow.ledger.schema import InputFile, Ledger, RowCount, choose_columns, skip_positions
 from ouroflow.ledger.sources import Source, cannot_read, open_sources
 from ouroflow.ledger.tables import Boundary, Entities, Rates, read_boundary, read_entities, read_rates
 from ouroflow.ledger.times import to_times
@@ -112,12 +113,14 @@ def read_ledger(
         None if entities is None else read_entities(entities),
         None if boundary is None else read_boundary(boundary, decimals),
     )
+    _check_twice(sources)
     reading = _Reading(columns, decimals, statuses, reversals == "flip", tables, on_bad_rows == "reject")
     reading.reserve(sources)
     for table in sources:
         reading.read(table)
     guessed = tuple(role for role in columns if not chosen.get(role))
     notes = [note for table in sources for note in table.notes]
+    notes += _same_content(reading.inputs)
     if guessed and not sources[0].headerless:
         notes.append("columns guessed: " + ", ".join(f"{role} = {columns[role]}" for role in guessed))
     if "amount" not in columns:
@@ -134,6 +137,28 @@ def _check_settings(decimals: int, reversals: str, on_bad_rows: str, statuses: C
         raise UsageError(f"on_bad_rows {on_bad_rows!r}: choose stop or reject")
     if isinstance(statuses, str) or (statuses is not None and not all(isinstance(status, str) for status in statuses)):
         raise UsageError(f"statuses {statuses!r}: give a list of texts")
+
+
+def _check_twice(sources: Sequence[Source]) -> None:
+    """Refuse the same file given twice: every payment of it would count double."""
+    seen: set[str] = set()
+    for table in sources:
+        place = os.path.realpath(table.path) if os.path.exists(table.path) else table.path
+        if place in seen and os.path.exists(table.path):
+            raise InputError(
+                f"{table.path}: the same file is given twice, and its payments would count double; name it once"
+            )
+        seen.add(place)
+
+
+def _same_content(inputs: Sequence[InputFile]) -> list[str]:
+    """Tell of files that are copies of each other."""
+    first: dict[str, str] = {}
+    notes = []
+    for file in inputs:
+        if file.sha256 is not None and first.setdefault(file.sha256, file.path) != file.path:
+            notes.append(f"{file.path} is a copy of {first[file.sha256]}: its payments are counted again")
+    return notes
 
 
 def _check_needed(columns: Mapping[str, str], where: str, statuses: Collection[str] | None, rates: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,20 @@ ROWS = 15
 """Companies shown; all of them are in companies.parquet."""
 
 
+_Cell = Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One column of the table of companies."""
+
+    title: str
+    cell: _Cell
+    number: bool = True
+    from_width: int = 0
+    """Left out on terminals narrower than this."""
+
+
 def print_answer(analysis: Analysis, out: str | None) -> None:
     """Print the answer to stdout."""
     width = None if sys.stdout.isatty() else 140
@@ -36,7 +51,7 @@ def print_answer(analysis: Analysis, out: str | None) -> None:
         _print_returns(console, analysis, analysis.roundtrip)
     _print_brackets(console, analysis)
     if analysis.roundtrip is not None:
-        _print_companies(console, analysis, analysis.roundtrip)
+        _print_companies(console, analysis, analysis.roundtrip, out is not None)
     if out is not None:
         console.print(
             f"\nWritten to {out}: ouroflow verify {out} checks it, ouroflow trace {out} COMPANY explains a company."
@@ -74,6 +89,9 @@ def _print_returns(console: Console, analysis: Analysis, answer: RoundTrip) -> N
         f"\nOf all that is paid, {percent_interval(answer.fraction)} comes back to its payer through others{limit}."
         f"  [{answer.fraction.method}]"
     )
+    console.print(
+        "  Money that a company receives is taken to leave it in proportion to what it pays; what is not paid on leaves the loop."
+    )
 
 
 def _print_brackets(console: Console, analysis: Analysis) -> None:
@@ -93,34 +111,60 @@ def _print_brackets(console: Console, analysis: Analysis) -> None:
     )
 
 
-def _print_companies(console: Console, analysis: Analysis, answer: RoundTrip) -> None:
-    graph, settings = analysis.graph, analysis.settings
-    returned = answer.companies
+def _print_companies(console: Console, analysis: Analysis, answer: RoundTrip, wrote: bool) -> None:
+    settings, returned = analysis.settings, answer.companies
     shown = company_order(returned.round_trip, analysis.named)[: max(ROWS, len(analysis.named))]
     if not shown.size:
         return
-    names = identities(graph)
+    columns = [column for column in _columns(analysis, answer) if console.width >= column.from_width]
     table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
-    table.add_column("\ncompany", overflow="fold")
-    for title in ("\npays", "\nreceives", "comes\nback", "share of\nwhat it pays", "share of\nwhat it receives"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("comes back mostly through\n(of what it pays them)", overflow="fold")
-    for company in shown:
-        table.add_row(
-            Text(printable(names[int(company)].as_py())),
-            money(int(graph.paid[company]), settings.decimals),
-            money(int(graph.received[company]), settings.decimals),
-            money(float(returned.round_trip[company]), settings.decimals),
-            _share(returned.return_fraction[company], returned.return_low[company], returned.return_high[company]),
-            _share(returned.self_funded[company], returned.self_low[company], returned.self_high[company]),
-            Text(_through(graph, answer.flows, int(company))),
+    for column in columns:
+        table.add_column(
+            column.title,
+            justify="right" if column.number else "left",
+            no_wrap=column.number or column is columns[0],
+            min_width=12 if column is columns[0] else None,
+            overflow="ellipsis" if column is columns[0] else "fold",
         )
+    for company in shown:
+        table.add_row(*(Text(column.cell(int(company))) for column in columns))
     unit = f" ({settings.unit})" if settings.unit else ""
-    console.print(f"\nCompanies by money that comes back{unit}:")
+    asked = "those asked for first, then " if analysis.named else ""
+    console.print(f"\nCompanies, {asked}by money that comes back{unit}:")
     console.print(table)
+    if columns[-1].number and not np.isnan(answer.flows).any():  # too narrow for the column that says through whom
+        console.print("\nIt comes back mostly through (of what they are paid):")
+        for company in shown:
+            console.print(f"  {columns[0].cell(int(company))}: {_through(analysis.graph, answer.flows, int(company))}")
     more = int(np.count_nonzero(returned.round_trip > 0)) - len(shown)
     if more > 0:
-        console.print(f"  and {more:,} more in companies.parquet")
+        console.print(f"  and {more:,} more" + (" in companies.parquet" if wrote else "; -o OUT writes them all"))
+
+
+def _columns(analysis: Analysis, answer: RoundTrip) -> list[_Column]:
+    """Return the columns of the table; on a narrow terminal those that matter less are left out."""
+    graph, decimals, returned = analysis.graph, analysis.settings.decimals, answer.companies
+    names = identities(graph)
+
+    def share(value: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]) -> _Cell:
+        return lambda k: _share(value[k], low[k], high[k])
+
+    columns = [
+        _Column("\ncompany", lambda k: printable(names[k].as_py()), number=False),
+        _Column("\npays", lambda k: money(int(graph.paid[k]), decimals)),
+        _Column("\nreceives", lambda k: money(int(graph.received[k]), decimals), from_width=100),
+        _Column("comes\nback", lambda k: money(float(returned.round_trip[k]), decimals)),
+        _Column("share of\nwhat it pays", share(returned.return_fraction, returned.return_low, returned.return_high)),
+        _Column(
+            "share of\nwhat it receives",
+            share(returned.self_funded, returned.self_low, returned.self_high),
+            from_width=135,
+        ),
+    ]
+    if not np.isnan(answer.flows).any():
+        title = "comes back mostly through\n(of what it pays them)"
+        columns.append(_Column(title, lambda k: _through(graph, answer.flows, k), number=False, from_width=110))
+    return columns
 
 
 def company_order(money_back: npt.NDArray[np.float64], named: Sequence[int] = ()) -> npt.NDArray[np.int64]:
@@ -139,8 +183,6 @@ def _through(graph: FlowGraph, flows: npt.NDArray[np.float64], company: int, mos
     """Name the payees whose money comes back most, with the share of what they are paid that returns."""
     span = slice(int(graph.out_offsets[company]), int(graph.out_offsets[company + 1]))
     back = graph.amount[span] * flows[span]
-    if np.isnan(back).any():
-        return "(ouroflow trace)"
     names = identities(graph)
     order = [k for k in np.argsort(-back, kind="stable")[:most] if back[k] > 0]
     return ", ".join(

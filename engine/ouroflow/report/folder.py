@@ -41,8 +41,12 @@ class OutFolder:
         self.sha256: dict[str, str] = {}
         if out.exists() and not out.is_dir():
             raise UsageError(f"-o {out}: this is a file; name a folder")
-        if out.is_dir() and any(out.iterdir()) and not (out / "run.json").is_file():
-            raise UsageError(f"-o {out}: the folder holds files that are not a result of ouroflow; name a new folder")
+        foreign = _foreign_files(out) if out.is_dir() else []
+        if foreign:
+            raise UsageError(
+                f"-o {out}: the folder holds files that are not a result of ouroflow ({', '.join(foreign[:3])}), "
+                "and they would be lost. Name a new folder"
+            )
 
     def __enter__(self) -> OutFolder:
         """Make the folder aside; leftovers of killed runs of dead processes are removed."""
@@ -119,6 +123,16 @@ class OutFolder:
         return UsageError(
             f"-o {self.out}: cannot write there ({error.strerror or error}); name a folder that may be written"
         )
+
+
+def _foreign_files(out: Path) -> list[str]:
+    """Return the files of a folder that no run of ouroflow has written there."""
+    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    try:
+        written = {*json.loads((out / "run.json").read_text(encoding="utf-8"))["tables"], "run.json"}
+    except (OSError, ValueError, KeyError, TypeError):
+        written = set()
+    return [name for name in found if name not in written]
 
 
 def _alive(pid: str) -> bool:

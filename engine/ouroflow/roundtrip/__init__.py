@@ -25,7 +25,15 @@ if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph
     from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
 
-__all__ = ["Brackets", "CompanyReturns", "RoundTrip", "brackets", "over_ranges", "round_trip_fractions"]
+__all__ = [
+    "Brackets",
+    "CompanyReturns",
+    "RoundTrip",
+    "brackets",
+    "check_settings",
+    "over_ranges",
+    "round_trip_fractions",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -150,7 +158,10 @@ def round_trip_fractions(
     """
     from ouroflow.components import components_of
 
-    _check(tolerance, confidence, hops, top, companies, seed, graph.companies)
+    check_settings(tolerance, confidence, hops, top, seed)
+    for company in companies:
+        if not 0 <= company < graph.companies:
+            raise UsageError(f"company {company}: ids run from 0 to {graph.companies - 1}")
     if components is None:
         components = components_of(graph)
     work = _Work(graph, components)
@@ -444,9 +455,14 @@ def _quotient(money: Certified, whole: int) -> Certified:
     return Certified(value, low, high, money.method)
 
 
-def _check(
-    tolerance: float, confidence: float, hops: int | None, top: int, named: Sequence[int], seed: int, companies: int
-) -> None:
+def check_settings(tolerance: float, confidence: float, hops: int | None, top: int, seed: int) -> None:
+    """Refuse settings that make no sense, before anything is read or computed.
+
+    Raises
+    ------
+    UsageError
+        Naming the setting and what it may be.
+    """
     if not 0 <= tolerance < 1:
         raise UsageError(f"tolerance {tolerance}: give a number from 0 (exact) to below 1, such as 1e-3")
     if not 0.5 <= confidence < 1:
@@ -457,6 +473,3 @@ def _check(
         raise UsageError(f"top {top}: give a number of companies, 0 or more")
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed {seed}: give a number from 0 to 2^64 - 1")
-    for company in named:
-        if not 0 <= company < companies:
-            raise UsageError(f"company {company}: ids run from 0 to {companies - 1}")

@@ -51,6 +51,8 @@ class Check:
 
     def render(self) -> str:
         """Return the check as a line, with a line more for each example of what is wrong."""
+        if self.ok and self.checked == 0:
+            return f"-      {self.name}: {self.what}; nothing to check"
         if self.ok:
             return f"ok     {self.name}: {self.what} ({self.checked:,} checked)"
         lines = [f"WRONG  {self.name}: {self.wrong:,} of {self.checked:,} wrong"]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ouroflow.digest import record_sha256
 from ouroflow.verify.findings import Bools, Findings, Floats, Ints, total
 
 COMPANIES = "companies.parquet"
@@ -258,6 +259,11 @@ class Stored:
 def check_files(stored: Stored, found: Findings) -> None:
     """Read run.json and compare every file with its SHA-256."""
     stored.run = _read_json(stored.out / "run.json", found)
+    if stored.run:
+        sealed = stored.run.get("sha256") == record_sha256(stored.run)
+        found.expect(
+            sealed, "run.json does not have the SHA-256 that it states of itself: settings or inputs were changed"
+        )
     listed = stored.run.get("tables")
     if not isinstance(listed, dict):
         found.expect(False, "run.json has no 'tables' with the SHA-256 of each file")
@@ -277,6 +283,10 @@ def check_files(stored: Stored, found: Findings) -> None:
         found.expect(actual == sha256, f"{name} has the SHA-256 {actual}, run.json says {sha256}")
         if name == FLOWS:
             stored.seed = int(actual[:16], 16)
+    for entry in stored.out.rglob("*"):
+        name = entry.relative_to(stored.out).as_posix()
+        known = name in listed or name == "run.json" or entry.is_dir()
+        found.expect(known, f"{name} is in the folder, but no run wrote it")
 
 
 def _read_json(path: Path, found: Findings) -> dict[str, Any]:
