@@ -346,3 +346,93 @@ def test_python_gives_back_the_family_it_was_given() -> None:
     assert isinstance(ouroflow.analyze(pandas.DataFrame(columns)).companies, pandas.DataFrame)
     assert isinstance(ouroflow.analyze(polars.DataFrame(columns)).companies, polars.DataFrame)
     assert isinstance(ouroflow.analyze(pa.table(columns)).companies, pa.Table)
+
+
+def test_the_digest_of_exact_results_does_not_depend_on_the_order_of_rows_where_components_tie(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    pairs = [(f"firm {a}", f"firm {a ^ 1}") for a in range(40)] + [(f"lone {a}", f"firm {a}") for a in range(9)]
+    table = pa.table(
+        {"payer": [a for a, _ in pairs], "payee": [b for _, b in pairs], "amount": rng.integers(1, 99, len(pairs))}
+    )
+    digests = set()
+    for k in range(4):
+        ouroflow.analyze(table.take(pa.array(rng.permutation(len(table)))), out=tmp_path / str(k))
+        digests.add(json.loads((tmp_path / str(k) / "run.json").read_text(encoding="utf-8"))["digest"])
+    assert len(digests) == 1
+
+
+def test_an_interrupt_between_the_renames_puts_the_older_result_back(
+    payments: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    analysis = ouroflow.analyze(payments, out=out)
+    before = (out / "run.json").read_bytes()
+    rename = Path.rename
+
+    def interrupted(path: Path, target: Path) -> Path:
+        if ".partial-" in path.name:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        analysis.save(out)
+    assert (out / "run.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_link_to_a_result_is_followed(payments: Path, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert main(["analyze", str(payments), "-o", str(tmp_path / "link"), "--quiet"]) == 0
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real" / "run.json").is_file()
+
+
+def test_a_result_inside_the_input_folder_is_not_read_as_payments(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.csv").write_text("payer,payee,amount\na,b,2\nb,a,1\n", encoding="utf-8")
+    for _ in range(2):
+        assert main(["analyze", str(tmp_path / "in"), "-o", str(tmp_path / "in" / "out"), "--quiet"]) == 0
+    assert main(["analyze", str(tmp_path / "in" / "out"), "--quiet"]) == 3
+
+
+def test_files_of_the_user_in_a_result_folder_are_not_lost(payments: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["analyze", str(payments), "-o", str(out), "--quiet"]) == 0
+    (out / "notes.txt").write_text("mine")
+    assert main(["analyze", str(payments), "-o", str(out), "--quiet"]) == 2
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["ai-deals", "ai-deals-annual"])
+def test_bundled_results_verify_and_any_altered_number_does_not(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["analyze", name, "-o", str(out), "--quiet"]) == 0
+    assert main(["verify", str(out)]) == 0
+    table = pq.read_table(out / "companies.parquet")
+    column = table["round_trip"].to_numpy().copy()
+    column[int(np.argmax(column))] *= 1 + 1e-9
+    at = table.column_names.index("round_trip")
+    pq.write_table(table.set_column(at, "round_trip", pa.array(column)), out / "companies.parquet")
+    assert main(["verify", str(out)]) == 6
+
+
+def test_announced_ranges_that_are_not_followed_are_said_so(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert main(["analyze", "ai-deals", "--hops", "3", "-o", str(out), "--quiet"]) == 0
+    figure = json.loads((out / "summary.json").read_text(encoding="utf-8"))["round_trip_fraction"]
+    assert "announced ranges not followed" in figure["method"]
+
+
+def test_names_that_the_terminal_cannot_show_do_not_end_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "korean.csv"
+    path.write_text("payer,payee,amount\n한국,서울,2\n서울,한국,1\n", encoding="utf-8")
+    done = ouroflow_process("analyze", str(path), env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "\\ud55c" in done.stdout
+
+
+def test_a_full_disk_behind_stdout_is_no_internal_error(payments: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "ouroflow", "analyze", str(payments), "--quiet"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 4 and "full" in done.stderr and "internal" not in done.stderr

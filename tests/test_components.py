@@ -256,7 +256,7 @@ class TestSteps:
         payer, payee, companies = case
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cpu, "FEW_FLOWS", 0)
-            chunks = [(cpu.as_input(payer[part]), cpu.as_input(payee[part])) for part in cpu.parts(payer.size)]
+            chunks = [(cpu.as_input(payer[part]), cpu.as_input(payee[part])) for part in cpu.slices(payer.size)]
             offsets, ends = cpu.index_by_payer(chunks, companies)
         assert offsets.tolist() == [0, *np.cumsum(np.bincount(payer, minlength=companies)).tolist()]
         assert ends.tolist() == payee[np.argsort(payer, kind="stable")].tolist()
@@ -300,7 +300,7 @@ class TestLabels:
             def cut(length: int, cuts: list[slice] = cuts) -> list[slice]:
                 return [slice(length * t // len(cuts), length * (t + 1) // len(cuts)) for t in range(len(cuts))]
 
-            monkeypatch.setattr(cpu, "parts", cut)
+            monkeypatch.setattr(cpu, "slices", cut)
             assert (strong_components(payer, payee, 40_000) == expected).all()
 
     def test_input_is_left_as_it_was_and_may_be_read_only_or_strided(self) -> None:

@@ -304,6 +304,25 @@ def test_a_hop_limit_below_two_is_refused() -> None:
         round_trip_fractions(graph_of(ring(3)), hops=1)
 
 
+@pytest.mark.parametrize("hops", [2, 50, 1_000, 10_000])
+def test_no_hop_limit_passes_the_limit_of_all(hops: int) -> None:
+    graph = FlowGraph.from_arrays([0, 1, 1], [1, 0, 2], [2, 1, 1])
+    limited, whole = round_trip_fractions(graph, hops=hops), round_trip_fractions(graph)
+    assert limited.fraction.value <= whole.fraction.value * (1 + 1e-15)
+
+
+def test_a_hop_limit_without_end_is_refused() -> None:
+    with pytest.raises(UsageError, match="leave the limit out"):
+        round_trip_fractions(graph_of(ring(3)), hops=10**20)
+
+
+def test_a_large_sparse_component_is_exact() -> None:
+    n = 200_000
+    payer, payee = np.append(np.arange(n), 0), np.append((np.arange(n) + 1) % n, 2)
+    answer = round_trip_fractions(FlowGraph.from_arrays(payer, payee, np.append(np.full(n, 1000), 1)))
+    assert answer.method == "exact"
+
+
 def test_a_graph_without_flows_has_no_round_trips() -> None:
     answer = round_trip_fractions(FlowGraph.from_arrays([], [], [], companies=3))
     assert values(answer) == (0.0, 0.0)

@@ -298,8 +298,12 @@ def analyze(
         With a message that says what was found, where, and what to do.
     """
     chosen = choose_device(device)
+    measures = _listed(measures)
     _check_measures(measures)
     check_settings(tolerance, 0.99, hops, top, seed)
+    if out is not None:
+        OutFolder(Path(out))  # refuses what could not be written later
+    company, status = _listed(company), None if status is None else _listed(status)
     stages = Stages(quiet=quiet, total=5 if out is not None else 4)
     try:
         stages.note(f"device {chosen.name}: {chosen.why}")
@@ -410,9 +414,14 @@ def find_company(graph: FlowGraph, name: str) -> int:
     return int(at)
 
 
+def _listed(texts: str | Sequence[str]) -> tuple[str, ...]:
+    """Return texts as a tuple; one text alone is not its letters."""
+    return (texts,) if isinstance(texts, str) else tuple(dict.fromkeys(str(text) for text in texts))
+
+
 def _check_measures(measures: Sequence[str]) -> None:
     unknown = sorted(set(measures) - set(MEASURES))
-    if unknown:
+    if unknown or not measures:
         raise UsageError(f"--measures {','.join(unknown)}: this version computes {' and '.join(MEASURES)}")
 
 

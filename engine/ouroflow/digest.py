@@ -24,6 +24,8 @@ ranges      identity(payer), identity(payee), low, high, attained_low, attained_
 =========== ===========================================================================================
 
 - integers: the two's complement of the int64.
+- component: the sum over its members of ``mix(identity(company))``, in every table; null stays null. (A label would depend on
+  the order of the input where components are of one size.)
 - identity: an integer v is ``absorb(INTEGER, v)``. A string starts with ``absorb(STRING, number of bytes)`` and absorbs
   its UTF-8 bytes as little-endian words of 8, the last one filled with zero bytes. Of a string of more than 256 bytes
   the SHA-256 (32 bytes) is absorbed instead.
@@ -83,6 +85,8 @@ def result_digest(companies: pa.Table, flows: pa.Table, components: pa.Table, ra
     KeyError
         If a column is missing.
     """
+    labels, keys = _component_keys(companies)
+    companies, flows, components = (_with_keys(table, labels, keys) for table in (companies, flows, components))
     text = "ouroflow-result-1\n"
     parts: list[tuple[str, pa.Table, Callable[[pa.Table], list[Words]]]] = [
         ("companies", companies, _company_words if ranges is None else _ranged_company_words),
@@ -102,6 +106,28 @@ def result_digest(companies: pa.Table, flows: pa.Table, components: pa.Table, ra
                 sums[lane] += int(_mix(rows ^ constant).sum(dtype=np.uint64))
         text += f"{name} {table.num_rows} {sums[0] % 2**64:016x} {sums[1] % 2**64:016x}\n"
     return hashlib.sha256(text.encode("ascii")).hexdigest()
+
+
+def _component_keys(companies: pa.Table) -> tuple[npt.NDArray[np.int64], Words]:
+    """Return the labels of the components, ascending, and the key of each: the sum of its members' mixed identities.
+
+    Labels number components of one size in the order in which their companies appear in the input; keys do not know it.
+    """
+    label, _ = _numbers(companies["component"], np.int64)
+    labels, place = np.unique(label, return_inverse=True)
+    keys = np.zeros(labels.size, np.uint64)
+    np.add.at(keys, place, _mix(_identity(companies["company"])))
+    return labels, keys
+
+
+def _with_keys(table: pa.Table, labels: npt.NDArray[np.int64], keys: Words) -> pa.Table:
+    """Return a table with the key of each component in place of its label; a label of no company stays."""
+    label, null = _numbers(table["component"], np.int64)
+    place = np.minimum(np.searchsorted(labels, label), max(labels.size - 1, 0))
+    known = labels[place] == label if labels.size else np.zeros(label.size, bool)
+    key = np.where(known, keys[place], label.view(np.uint64)) if labels.size else label.view(np.uint64)
+    column = pa.array(key.view(np.int64), mask=null)
+    return table.set_column(table.column_names.index("component"), "component", column)
 
 
 def _company_words(table: pa.Table) -> list[Words]:

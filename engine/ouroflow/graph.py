@@ -403,6 +403,8 @@ def _read_only(array: Any) -> Any:
 
 def _integer_array(values: npt.ArrayLike, what: str, advice: str) -> npt.NDArray[Any]:
     """Return the values as a one-dimensional integer array without copying one that is."""
+    if np.ma.is_masked(values):
+        raise InputError(f"{what} is a masked array with masked entries: take out what does not count before")
     array = np.asarray(values)
     if array.ndim != 1:
         raise InputError(f"{what} has shape {array.shape}: give a one-dimensional array")

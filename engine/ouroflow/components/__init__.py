@@ -195,6 +195,8 @@ def _checked_flows(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int | 
 
 def _checked_ids(values: npt.ArrayLike, name: str) -> tuple[npt.NDArray[Any], int]:
     """Return the ids as a contiguous one-dimensional integer array, and the largest of them (-1 if there is none)."""
+    if np.ma.is_masked(values):
+        raise InputError(f"{name} is a masked array with masked entries: take out what does not count before")
     ids = np.asarray(values)
     if ids.ndim != 1:
         raise InputError(f"{name} must be a one-dimensional array of company ids, got shape {ids.shape}")

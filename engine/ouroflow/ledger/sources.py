@@ -129,15 +129,28 @@ def _paths(name: str) -> list[str]:
     )
 
 
+def _is_result(folder: str) -> bool:
+    """Tell whether a folder was written by ouroflow: its tables are results, not payments."""
+    return all(os.path.isfile(os.path.join(folder, file)) for file in ("run.json", "summary.json", "companies.parquet"))
+
+
 def _files_of_folder(name: str) -> list[str]:
     """Return the tables in a folder and the folders in it; names that begin with . or _ are the notes of other programs."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename}: may not be read ({error.strerror}); check its permissions") from error
 
+    if _is_result(name):
+        raise InputError(
+            f"{name}: this folder is a result of ouroflow, not payments; see ouroflow trace and ouroflow verify"
+        )
     found = []
     for folder, folders, files in os.walk(name, onerror=refuse):
-        folders[:] = [inner for inner in folders if not inner.startswith((".", "_"))]
+        folders[:] = [
+            inner
+            for inner in folders
+            if not inner.startswith((".", "_")) and not _is_result(os.path.join(folder, inner))
+        ]
         found += [os.path.join(folder, file) for file in files if not file.startswith((".", "_")) and _kind(file)]
     if not found:
         raise InputError(f"{name}: the folder holds no Parquet, CSV or Arrow file")

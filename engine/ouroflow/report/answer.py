@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def print_answer(analysis: Analysis, out: str | None) -> None:
         _print_companies(console, analysis, analysis.roundtrip, out is not None)
     if out is not None:
         console.print(
-            f"\nWritten to {out}: ouroflow verify {out} checks it, ouroflow trace {out} COMPANY explains a company."
+            f"\nWritten to {out}: ouroflow verify {shlex.quote(out)} checks it, "
+            f"ouroflow trace {shlex.quote(out)} COMPANY explains a company."
         )
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -36,9 +37,16 @@ class OutFolder:
     """
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.aside = out.parent / f".{out.name}.partial-{os.getpid()}"
+        # A link is followed: what stands at its end is replaced, not the link.
+        self.out = out = Path(os.path.realpath(out))
+        token = f"{secrets.token_hex(4)}-{os.getpid()}"
+        self.aside = out.parent / f".{out.name}.partial-{token}"
+        self.old = out.parent / f".{out.name}.replaced-{token}"
         self.sha256: dict[str, str] = {}
+        if out == Path.cwd() or out in Path.cwd().parents:
+            raise UsageError(
+                f"-o {out}: this is the working folder or holds it, and cannot be replaced; name a folder in it"
+            )
         if out.exists() and not out.is_dir():
             raise UsageError(f"-o {out}: this is a file; name a folder")
         foreign = _foreign_files(out) if out.is_dir() else []
@@ -52,9 +60,7 @@ class OutFolder:
         """Make the folder aside; leftovers of killed runs of dead processes are removed."""
         try:
             self.out.parent.mkdir(parents=True, exist_ok=True)
-            for old in self.out.parent.glob(f".{self.out.name}.partial-*"):
-                if not _alive(old.name.rpartition("-")[2]):
-                    shutil.rmtree(old, ignore_errors=True)
+            self._clear_up()
             self.aside.mkdir()
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -90,18 +96,37 @@ class OutFolder:
             for path in sorted(self.aside.rglob("*")):
                 _sync(path)
             self._swap()
-        except OSError as broken:
+        except BaseException as broken:
             shutil.rmtree(self.aside, ignore_errors=True)
-            raise self._cannot_write(broken) from broken
+            if isinstance(broken, OSError):
+                raise self._cannot_write(broken) from broken
+            raise
+
+    def _clear_up(self) -> None:
+        """Remove what killed runs of dead processes have left; a result that one of them had moved aside is put back first."""
+        for kind in ("replaced", "partial"):
+            for left in self.out.parent.glob(f".{self.out.name}.{kind}-*"):
+                if _alive(left.name.rpartition("-")[2]):
+                    continue
+                if kind == "replaced" and not self.out.exists():
+                    left.rename(self.out)
+                else:
+                    shutil.rmtree(left, ignore_errors=True)
 
     def _swap(self) -> None:
         # A folder cannot be renamed over a folder that holds files, so an old result steps aside first and goes last.
-        old = self.out.parent / f".{self.out.name}.partial-old-{os.getpid()}"
-        if self.out.exists():
-            self.out.rename(old)
-        self.aside.rename(self.out)
+        moved = False
+        try:
+            if self.out.exists():
+                self.out.rename(self.old)
+                moved = True
+            self.aside.rename(self.out)
+        except BaseException:
+            if moved and not self.out.exists():
+                self.old.rename(self.out)
+            raise
         _sync(self.out.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.old, ignore_errors=True)
 
     def _place(self, name: str) -> Path:
         path = self.aside / name
@@ -127,7 +152,10 @@ class OutFolder:
 
 def _foreign_files(out: Path) -> list[str]:
     """Return the files of a folder that no run of ouroflow has written there."""
-    found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    try:
+        found = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+    except FileNotFoundError:
+        return []  # another run replaces the folder at this moment
     try:
         written = {*json.loads((out / "run.json").read_text(encoding="utf-8"))["tables"], "run.json"}
     except (OSError, ValueError, KeyError, TypeError):

@@ -37,6 +37,9 @@ __all__ = [
 
 Floats = npt.NDArray[np.float64]
 
+MOST_HOPS = 10_000
+"""Longest hop limit: beyond it a limit costs more than the figures without one, and says nothing else."""
+
 
 @dataclass(frozen=True, eq=False)
 class CompanyReturns:
@@ -175,9 +178,10 @@ def round_trip_fractions(
     return work.finish(hops)
 
 
-# Elimination is tried on components of up to so many companies, and given up where the dense core passes the limit: 2 core^3
-# operations of BLAS take about 15 seconds on two cores at 8,000, and twice 8 core^2 bytes are a gigabyte.
-_TRY_COMPANIES, _TRY_CORE = 150_000, 8_000
+# Elimination is tried on components of up to so many companies, and on any with few flows a company. It is given up where the
+# dense core passes the limit: 2 core^3 operations of BLAS take about 15 seconds on two cores at 8,000, and twice 8 core^2 bytes
+# are a gigabyte.
+_TRY_COMPANIES, _SPARSE, _TRY_CORE = 150_000, 3, 8_000
 _PILOT_WALKS = 1 << 10  # tell how long walks are
 _SCREEN_WALKS = 1 << 18  # one sample that ranks all companies
 _SCREEN_STEPS = 1e8  # that it may take, where money hardly leaks and walks are long: about a second on two cores
@@ -198,6 +202,7 @@ class _Work:
         """Round-trip money of the open companies together, while any are open."""
         self.steps_a_walk, self.walks_end = 1.0, True
         self.screen = np.zeros(0)
+        self.tolerance = 0.0
         self.certified = (0, 0)
         """Companies narrowed by walks of their own, and by push."""
 
@@ -218,10 +223,11 @@ class _Work:
             settled = ~np.isnan(found.flow)
             self.flows[intra.flow[settled]] = found.flow[settled]
         for component in np.flatnonzero(sizes > SMALL):
-            if sizes[component] > _TRY_COMPANIES and not exact_only:
-                continue
             members = slice(int(intra.company_offsets[component]), int(intra.company_offsets[component + 1]))
             flows = slice(int(intra.flow_offsets[members.start]), int(intra.flow_offsets[members.stop]))
+            dense = flows.stop - flows.start > _SPARSE * sizes[component]
+            if sizes[component] > _TRY_COMPANIES and dense and not exact_only:
+                continue
             solution = exact_returns(
                 intra.flow_offsets[members.start : members.stop + 1] - flows.start,
                 intra.payee[flows],
@@ -253,9 +259,7 @@ class _Work:
             return
         pushed = push_returns(self.graph, self.components.labels, roots, hops=hops)
         paid = self.graph.paid[roots]
-        # Both bounds differ by the rounding that push_returns proves; the middle is the figure, and nothing is nothing.
-        back = np.where(pushed.low > 0, (pushed.low + pushed.high) / 2, 0.0)
-        self._settle(roots, back * paid / self.graph.throughflow[roots])
+        self._settle(roots, pushed.value * paid / self.graph.throughflow[roots])
 
     def sample(self, tolerance: float, confidence: float, hops: int | None, seed: int, *, screen: bool) -> None:
         """Sample the open companies: their money together, and an interval for each of their companies.
@@ -266,6 +270,7 @@ class _Work:
         from ouroflow.roundtrip.cpu_walks import walk_returns
 
         labels = self._open_labels()
+        self.tolerance = tolerance
         narrow = tolerance * self.graph.total
         pilot = walk_returns(self.graph, labels, seed=_other(seed, 3), hops=hops, walks=_PILOT_WALKS)
         self.steps_a_walk = max(pilot.steps / max(pilot.walks, 1), 1.0)
@@ -368,6 +373,9 @@ class _Work:
         method = "exact"
         if self.open.any():
             method = f"{self.sampled.method}; {walked:,} companies by walks of their own, {pushed:,} by push"
+            if self.sampled.width > 2 * self.tolerance * graph.total:
+                why = "the tolerance is not reached, for money hardly leaks; tolerance 0 asks for exact figures"
+                self.sampled = replace(self.sampled, method=f"{self.sampled.method}; {why}")
         if hops is not None:
             method += f", at most {hops} hops"
         total = _shifted(self.sampled, settled) if self.open.any() else Certified.exact(settled, method)
@@ -467,8 +475,10 @@ def check_settings(tolerance: float, confidence: float, hops: int | None, top: i
         raise UsageError(f"tolerance {tolerance}: give a number from 0 (exact) to below 1, such as 1e-3")
     if not 0.5 <= confidence < 1:
         raise UsageError(f"confidence {confidence}: give a level from 0.5 to below 1, such as 0.99")
-    if hops is not None and hops < 2:
-        raise UsageError(f"hops {hops}: a round trip has at least 2 payments, there and back")
+    if hops is not None and not 2 <= hops <= MOST_HOPS:
+        raise UsageError(
+            f"hops {hops}: a round trip has at least 2 payments, there and back; above {MOST_HOPS:,} leave the limit out"
+        )
     if top < 0:
         raise UsageError(f"top {top}: give a number of companies, 0 or more")
     if not 0 <= seed < 2**64:

@@ -217,6 +217,8 @@ class PushedReturns:
     ----------
     roots : int64 array of shape (roots,)
         The companies.
+    value : float64 array of shape (roots,)
+        What has arrived within the hops followed, as a share of what the root pays.
     low, high : float64 arrays of shape (roots,)
         Bounds of the return fraction C_i / out_i, rounding included. With a hop limit they differ by rounding alone.
     hops : int64 array of shape (roots,)
@@ -234,6 +236,7 @@ class PushedReturns:
     """
 
     roots: Int64s
+    value: Floats
     low: Floats
     high: Floats
     hops: Int64s
@@ -310,6 +313,7 @@ def push_returns(
     places = np.arange(last_hop_offsets[-1]) + np.repeat(starts - last_hop_offsets[:-1], lengths)
     result = PushedReturns(
         chosen,
+        np.zeros(len(chosen)),
         np.zeros(len(chosen)),
         np.zeros(len(chosen)),
         np.ones(len(chosen), np.int64),
@@ -400,8 +404,9 @@ class _Panel:
             error = math.expm1(followed * self.error_per_hop + self.error_of_sums)
             lost = len(self.now) * followed * 2.0**-149
             low, high = arrived * (1 - error), np.minimum((arrived + still) * (1 + 2 * error) + lost, 1)
-            if hops is None and np.all(high - low <= 2 * tolerance):
+            if not self.still.any() or (hops is None and np.all(high - low <= 2 * tolerance)):
                 break
+        result.value[part] = np.minimum(arrived, 1)
         result.low[part], result.high[part], result.hops[part] = low, high, followed
 
     def _start(self, column: int, root: int) -> None:

@@ -56,6 +56,10 @@ class Stages:
     _bar: Progress | None = None
     _task: TaskID | None = None
 
+    def __post_init__(self) -> None:
+        """Be quiet where there is no stderr to speak to."""
+        self.quiet = self.quiet or sys.stderr is None
+
     @contextmanager
     def stage(self, name: str, doing: str) -> Iterator[None]:
         """Time one stage; `doing` says in a few words what happens in it."""
