@@ -425,3 +425,10 @@ def test_columns_are_guessed_or_asked_for(tmp_path: Path) -> None:
     assert payments_of(of_csv(tmp_path, both, payer="from_account", payee="to_account")) == [("A", "B", 500)]
     pairs = of_csv(tmp_path, "# nodes\n1\t2\n2\t1\n")
     assert payments_of(pairs) == [("1", "2", 1), ("2", "1", 1)]
+
+
+def test_names_that_differ_by_blanks_only_are_told_of(tmp_path: Path) -> None:
+    ledger = of_csv(tmp_path, "payer,payee,amount\nAcme,Bolt,2\nBolt,Acme ,1\n")
+    assert len(ledger.companies) == 3
+    assert any("only by blanks" in note and "'Acme'" in note for note in ledger.notes)
+    assert not any("blanks" in note for note in of_csv(tmp_path, "payer,payee,amount\n Acme,Bolt,2\n").notes)

@@ -1,7 +1,7 @@
 """What each stage allocates, counted: the bytes per payment, flow and company that the README states.
 
-NumPy reports its allocations to tracemalloc; kernels get their arrays from NumPy. Components, graph, identities, walks and push count
-theirs in the tests of their rooms; here are the stages that put rooms together.
+NumPy reports its allocations to tracemalloc; kernels get their arrays from NumPy. Components, graph, identities, walks and push
+count theirs in the tests of their rooms; here are the stages that put rooms together.
 """
 
 from __future__ import annotations

@@ -151,6 +151,26 @@ def _check_twice(sources: Sequence[Source]) -> None:
         seen.add(place)
 
 
+def _blanks_around(names: pa.Array) -> list[str]:
+    """Tell of companies whose names differ by blanks around them only: they count as different, and a loop may hide there."""
+    if not (pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
+        return []
+    trimmed = pc.utf8_trim_whitespace(names)
+    padded = pc.not_equal(trimmed, names)
+    if not pc.any(padded).as_py():
+        return []
+    bare = trimmed.filter(padded)
+    counts = bare.value_counts()
+    repeated = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    same = bare.filter(pc.or_(pc.is_in(bare, value_set=names), pc.is_in(bare, value_set=repeated)))
+    if not len(same):
+        return []
+    examples = ", ".join(repr(name) for name in same.unique()[:3].to_pylist())
+    return [
+        f"{len(same)} names differ from another only by blanks around them and count as other companies ({examples}); --entities merges"
+    ]
+
+
 def _same_content(inputs: Sequence[InputFile]) -> list[str]:
     """Tell of files that are copies of each other."""
     first: dict[str, str] = {}
@@ -547,6 +567,7 @@ class _Reading:
             self._nothing_left(rejected)
         status = self.texts["status"].taken(keep) if "status" in self.texts else None
         inflow, outflow = self._boundary(names, notes)
+        notes += _blanks_around(names)
         if self.rounding:
             changed = f"{float(self.rounding / 10**self.decimals):.6g}"
             notes.append(f"amounts were rounded to {self.decimals} decimals; the total changed by {changed}")
