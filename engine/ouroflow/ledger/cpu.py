@@ -167,7 +167,8 @@ def _blanks_around(names: pa.Array) -> list[str]:
         return []
     examples = ", ".join(repr(name) for name in same.unique()[:3].to_pylist())
     return [
-        f"{len(same)} names differ from another only by blanks around them and count as other companies ({examples}); --entities merges"
+        f"{len(same)} names differ from another only by blanks around them and count as companies of their own ({examples}); "
+        "trim them in the input if they are not"
     ]
 
 
