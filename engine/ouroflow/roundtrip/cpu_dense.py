@@ -23,7 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 # Eliminating a company and walking back over it costs as much per pair of payer and payee as this many floating point
 # operations of BLAS (measured, 2 cores with AVX-512).
-_FLOPS_PER_PAIR = 120.0
+_FLOPS_PER_PAIR = 250.0
 
 
 @njit(cache=True)

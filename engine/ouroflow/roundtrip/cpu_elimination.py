@@ -37,7 +37,7 @@ Number = TypeVar("Number", bound=np.generic)
 # with AVX-512). In the dense core eliminating goes on at a small part of that, so the lists are left early, unless the
 # core would pass its limit.
 _FLOPS_PER_PAIR = 600.0
-_FLOPS_TO_LEAVE = 40_000.0
+_FLOPS_TO_LEAVE = 100_000.0
 _FINISHED, _NEEDS_ROOM = 0, 1
 _ROWS, _COLUMNS, _ONWARD, _SHARE, _HEAP, _ELIMINATED = range(6)  # what `used` counts
 
