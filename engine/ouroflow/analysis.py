@@ -112,6 +112,8 @@ class Analysis:
         pandas, polars or arrow: what `companies` and `flows` are given back as.
     over : pair of FlowRanges and RangedReturns, or None
         Announced ranges of the flows, and what is proven over them.
+    caveats : tuple of str
+        What the card of a bundled data set says about reading its figures.
     """
 
     name: str
@@ -126,6 +128,7 @@ class Analysis:
     named: tuple[int, ...] = ()
     family: str = "arrow"
     over: tuple[FlowRanges, RangedReturns] | None = None
+    caveats: tuple[str, ...] = ()
 
     @cached_property
     def companies(self) -> Any:
@@ -345,7 +348,9 @@ def analyze(
             entities=None if entities is None else _named(entities),
             rates=None if rates is None else _named(rates),
         )
+        caveats = () if dataset is None else tuple(dataset.card["caveats"])
         analysis = _compute(_named(source), ledger, settings, chosen, stages, _family(source))
+        analysis = replace(analysis, caveats=caveats)
         if out is not None:
             analysis.save(out)
         return analysis

@@ -48,6 +48,7 @@ def print_answer(analysis: Analysis, out: str | None) -> None:
     width = None if sys.stdout.isatty() else 140
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, width=width)
     _print_input(console, analysis)
+    _print_caveat(console, analysis)
     if analysis.roundtrip is not None:
         _print_returns(console, analysis, analysis.roundtrip)
     _print_brackets(console, analysis)
@@ -82,6 +83,11 @@ def _print_input(console: Console, analysis: Analysis) -> None:
             "  it rests on: "
             + ", ".join(f"{printable(status)} {percent(sum_ / graph.total)}" for status, sum_ in parts)
         )
+
+
+def _print_caveat(console: Console, analysis: Analysis) -> None:
+    if analysis.caveats:
+        console.print(f"  {' '.join(analysis.caveats[0].split())}  [ouroflow datasets {analysis.name}]")
 
 
 def _print_returns(console: Console, analysis: Analysis, answer: RoundTrip) -> None:

@@ -80,11 +80,6 @@ class Stages:
         else:
             print(f"ouroflow: {text}", file=sys.stderr, flush=True)
 
-    def within(self, fraction: float, text: str) -> None:
-        """Move the bar inside the running stage to `fraction` of it; lines stay silent."""
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=len(self.done) + min(max(fraction, 0.0), 1.0), description=text)
-
     def close(self) -> None:
         """Take the bar off the terminal."""
         if self._bar is not None:
