@@ -436,3 +436,12 @@ def test_a_full_disk_behind_stdout_is_no_internal_error(payments: Path) -> None:
         command = [sys.executable, "-m", "ouroflow", "analyze", str(payments), "--quiet"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 4 and "full" in done.stderr and "internal" not in done.stderr
+
+
+def test_optional_tables_are_recorded_with_their_checksums(payments: Path, tmp_path: Path) -> None:
+    (tmp_path / "entities.csv").write_text("company,parent\nb,a\n", encoding="utf-8")
+    out, entities = tmp_path / "out", str(tmp_path / "entities.csv")
+    assert main(["analyze", str(payments), "--entities", entities, "-o", str(out), "--quiet"]) == 0
+    recorded = json.loads((out / "run.json").read_text(encoding="utf-8"))["optional_tables"]
+    assert recorded["entities"]["path"] == entities
+    assert re.fullmatch("[0-9a-f]{64}", recorded["entities"]["sha256"])

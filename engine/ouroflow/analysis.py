@@ -6,6 +6,7 @@ Data runs one way. Every stage is timed, and what it found is handed to the next
 from __future__ import annotations
 
 import difflib
+import hashlib
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -212,6 +213,11 @@ class Analysis:
                 "self_payments": self.ledger.rows.self_payments,
                 "rejected": dict(self.ledger.rows.rejected),
             },
+            "optional_tables": {
+                role: {"path": path, "sha256": _file_sha256(path)}
+                for role in ("boundary", "entities", "rates")
+                if (path := getattr(self.settings, role)) is not None
+            },
             "settings": asdict(self.settings),
             "versions": versions(),
             "device": {"name": self.device.name, "why": self.device.why},
@@ -364,7 +370,8 @@ def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stag
     named = tuple(find_company(graph, company) for company in settings.company)
     with stages.stage("components", f"{graph.companies:,} companies, {graph.flows:,} flows"):
         components = components_of(graph)
-        bracket = brackets(graph, components.labels)
+        if "roundtrip" not in settings.measures:
+            bracket = brackets(graph, components.labels)
     roundtrip, over = None, None
     if "roundtrip" in settings.measures:
         with stages.stage("roundtrip", f"{components.nontrivial:,} components of two companies or more"):
@@ -417,6 +424,14 @@ def find_company(graph: FlowGraph, name: str) -> int:
         hint = f"; close names: {', '.join(map(printable, close))}" if close else ""
         raise UsageError(f"--company {printable(name)}: no such company among {graph.companies:,}{hint}")
     return int(at)
+
+
+def _file_sha256(path: str) -> str | None:
+    """Return the SHA-256 of a file, None for what is no file: a table that was given in memory."""
+    if not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(texts: str | Sequence[str]) -> tuple[str, ...]:

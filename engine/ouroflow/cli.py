@@ -14,9 +14,6 @@ from typing import Any
 
 from ouroflow.errors import Interrupted, OuroflowError, VerificationError
 
-MEASURES = ("components", "roundtrip")
-"""The measures of this version."""
-
 EXIT_CODES = (
     "exit codes: 0 done; 2 usage; 3 bad input data; 4 device, memory or disk not sufficient; 5 interrupted; "
     "6 verify failed"
@@ -117,9 +114,7 @@ def _add_analyze(commands: Any) -> None:
     rows.add_argument("--entities", metavar="FILE", help="companies to merge before analysis: company, parent")
     rows.add_argument("--rates", metavar="FILE", help="exchange rates: currency, rate[, date]")
     figures = command.add_argument_group("figures")
-    figures.add_argument(
-        "--measures", default=",".join(MEASURES), metavar="M,...", help=f"of {', '.join(MEASURES)} (default: all)"
-    )
+    figures.add_argument("--measures", metavar="M,...", help="of components and roundtrip (default: all)")
     figures.add_argument(
         "--tolerance",
         type=float,
@@ -186,7 +181,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
     from ouroflow.analysis import analyze
     from ouroflow.report.answer import print_answer
 
-    measures = tuple(part.strip() for part in arguments.measures.split(",") if part.strip())
+    measures = {} if arguments.measures is None else {"measures": _parts(arguments.measures)}
     analysis = analyze(
         arguments.input if len(arguments.input) > 1 else arguments.input[0],
         out=arguments.out,
@@ -197,13 +192,13 @@ def _analyze(arguments: argparse.Namespace) -> int:
         id=arguments.id,
         currency=arguments.currency,
         decimals=arguments.decimals,
-        status=None if arguments.status is None else [part.strip() for part in arguments.status.split(",")],
+        status=None if arguments.status is None else _parts(arguments.status),
         reversals=arguments.reversals,
         on_bad_rows=arguments.on_bad_rows,
         boundary=arguments.boundary,
         entities=arguments.entities,
         rates=arguments.rates,
-        measures=measures,
+        **measures,
         tolerance=arguments.tolerance,
         hops=arguments.hops,
         top=arguments.top,
@@ -260,6 +255,11 @@ def _datasets(arguments: argparse.Namespace) -> int:
         for card in cards:
             print(f"{card['name']:<18} {card['title']}")
     return 0
+
+
+def _parts(text: str) -> list[str]:
+    """Return the parts of a list separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _print_json(content: dict[str, Any]) -> None:

@@ -175,7 +175,7 @@ def round_trip_fractions(
     if work.open.any():
         work.sample(tolerance, confidence, hops, seed, screen=top > 0 or len(companies) > 0)
         work.certify(tolerance, confidence, hops, top, companies, seed)
-    return work.finish(hops)
+    return work.finish(tolerance, hops)
 
 
 # Elimination is tried on components of up to so many companies, and on any with few flows a company. It is given up where the
@@ -200,9 +200,10 @@ class _Work:
         """Companies on loops that no exact method has solved."""
         self.sampled = Certified.exact(0.0)
         """Round-trip money of the open companies together, while any are open."""
-        self.steps_a_walk, self.walks_end = 1.0, True
+        self.walks_end = True
+        """Whether walks end before their horizon, as far as a pilot tells."""
         self.screen = np.zeros(0)
-        self.tolerance = 0.0
+        """Money by which companies are ranked for certification."""
         self.certified = (0, 0)
         """Companies narrowed by walks of their own, and by push."""
 
@@ -270,14 +271,13 @@ class _Work:
         from ouroflow.roundtrip.cpu_walks import walk_returns
 
         labels = self._open_labels()
-        self.tolerance = tolerance
         narrow = tolerance * self.graph.total
         pilot = walk_returns(self.graph, labels, seed=_other(seed, 3), hops=hops, walks=_PILOT_WALKS)
-        self.steps_a_walk = max(pilot.steps / max(pilot.walks, 1), 1.0)
+        steps_a_walk = max(pilot.steps / max(pilot.walks, 1), 1.0)
         self.walks_end = pilot.unfinished <= tolerance * pilot.walks
         if screen:
             confidence = (1 + confidence) / 2
-            walks = max(_PILOT_WALKS, min(_SCREEN_WALKS, int(_SCREEN_STEPS / self.steps_a_walk)))
+            walks = max(_PILOT_WALKS, min(_SCREEN_WALKS, int(_SCREEN_STEPS / steps_a_walk)))
             tally = walk_returns(self.graph, labels, seed=seed, confidence=confidence, hops=hops, walks=walks)
             self.sampled = tally.round_trip()
         if not screen or max(self.sampled.high - self.sampled.value, self.sampled.value - self.sampled.low) > narrow:
@@ -286,7 +286,7 @@ class _Work:
             )
             self.sampled = tally.round_trip()
         # All company intervals hold at once: of 10^6 intervals at 99% each, those at the top of any list would be the wrong ones.
-        at_once = replace(tally, confidence=1 - (1 - confidence) / max(1, int(np.count_nonzero(self.open))))
+        at_once = replace(tally, confidence=1 - (1 - tally.confidence) / max(1, int(np.count_nonzero(self.open))))
         value, low, high = at_once.companies()
         # What comes straight back is a lower bound, exact and cheap.
         straight = np.bincount(self.graph.payer, self.graph.amount * two_hop_returns(self.graph), self.graph.companies)
@@ -365,7 +365,7 @@ class _Work:
             return labels
         return np.where(self.open, labels, self.components.count + np.arange(labels.size, dtype=labels.dtype))
 
-    def finish(self, hops: int | None) -> RoundTrip:
+    def finish(self, tolerance: float, hops: int | None) -> RoundTrip:
         """Put the parts together."""
         graph = self.graph
         settled = math.fsum(self.value[~self.open])
@@ -373,7 +373,7 @@ class _Work:
         method = "exact"
         if self.open.any():
             method = f"{self.sampled.method}; {walked:,} companies by walks of their own, {pushed:,} by push"
-            if self.sampled.width > 2 * self.tolerance * graph.total:
+            if self.sampled.width > 2 * tolerance * graph.total:
                 why = "the tolerance is not reached, for money hardly leaks; tolerance 0 asks for exact figures"
                 self.sampled = replace(self.sampled, method=f"{self.sampled.method}; {why}")
         if hops is not None:
