@@ -40,3 +40,7 @@ class VerificationError(OuroflowError):
     """A stored result does not agree with its certificate."""
 
     exit_code = 6
+
+
+class KernelError(OuroflowError):
+    """A kernel was given what it does not take, or does not compile: a defect of ouroflow, never of the data."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,8 @@ class FlowGraph:
     identities; 16 bytes per company where external flows are known; `paid`, `received` and `throughflow` take 8 bytes
     per company each and `payer` 4 per flow, from their first use on.
     """
+
+    device: ClassVar[str] = "cpu"
 
     out_offsets: npt.NDArray[np.int64]
     payee: Ids
@@ -183,10 +185,10 @@ class FlowGraph:
         if (inflow is None) != (outflow is None):
             zeros = np.zeros(companies, dtype=np.int64)
             inflow, outflow = (zeros if inflow is None else inflow), (zeros if outflow is None else outflow)
-        _refuse_past_int64(total, "the payments")
+        refuse_past_int64(total, "the payments")
         for external, what in ((inflow, "inflow"), (outflow, "outflow")):
             if external is not None:
-                _refuse_past_int64(total + exact_sum(external), f"the payments and the known {what}")
+                refuse_past_int64(total + exact_sum(external), f"the payments and the known {what}")
         by_payer, by_payee = _both_orders(payer, payee, amount, companies)
         _, _, flow_amount, payments = by_payer
         return cls(
@@ -481,7 +483,8 @@ def _refuse(bad: npt.NDArray[np.bool_], values: npt.NDArray[Any], what: str, adv
         raise InputError(f"{what}[{position}] is {values[position]}: {advice}")
 
 
-def _refuse_past_int64(total: int, what: str) -> None:
+def refuse_past_int64(total: int, what: str) -> None:
+    """Raise where a sum of money is more than int64 holds."""
     if total > INT64_MAX:
         raise InputError(
             f"{what} sum up to {total} minor units, more than int64 holds ({INT64_MAX}): "

@@ -1,0 +1,167 @@
+"""A machine for `ouroflow.runtime.launch` made of g++ and NumPy: the files of ``kernels/``, run without a GPU.
+
+`HostAccelerator` does what `Cuda` does with CuPy. It also checks what a device cannot: that each kernel takes what its
+declaration in Python says, type by type, and how many edges a kernel reads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ouroflow.errors import KernelError
+from ouroflow.runtime.launch import Accelerator, Kernel, Program, RawLaunch
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path(os.environ.get("OUROFLOW_SIMT_CACHE", Path(tempfile.gettempdir()) / f"ouroflow-simt-{os.getuid()}"))
+
+# Products are not fused into sums, as on the device (see launch.OPTIONS).
+COMMON = ("g++", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", "-mtls-dialect=gnu2")
+PLAIN = ("-O2",)
+THREAD_SANITIZER = ("-O1", "-g", "-fsanitize=thread")
+ADDRESS_SANITIZER = ("-O1", "-g", "-fsanitize=address")
+SCHEDULER_FLAGS = {
+    PLAIN: (),
+    THREAD_SANITIZER: ("-DSIMT_TSAN", "-DSIMT_SANITIZED"),
+    ADDRESS_SANITIZER: ("-DSIMT_SANITIZED",),
+}
+
+
+class HostAccelerator(Accelerator):
+    """NumPy arrays and kernels compiled by g++.
+
+    Parameters
+    ----------
+    memory : int
+        Bytes that it says are free: stages plan by it.
+    resident_threads : int
+        Threads that it says it keeps in flight; small, so that kernels stride over their items.
+    workers : int
+        OS threads that run blocks.
+    flags : tuple of str
+        `PLAIN`, `THREAD_SANITIZER` or `ADDRESS_SANITIZER`.
+
+    Attributes
+    ----------
+    launches, touched_edges : Counter
+        By kernel name: how often it ran, and how many edges it said it read.
+    """
+
+    def __init__(
+        self, *, memory: int = 1 << 34, resident_threads: int = 2048, workers: int = 2, flags: tuple[str, ...] = PLAIN
+    ) -> None:
+        super().__init__()
+        self.xp, self.name = np, "the host lane"
+        self.memory, self.resident_threads, self.workers, self.flags = memory, resident_threads, workers, flags
+        self.launches: Counter[str] = Counter()
+        self.touched_edges: Counter[str] = Counter()
+        self._touched = 0
+
+    def launch(self, kernel: Kernel, threads: int, *arguments: Any, blocks: int | None = None) -> None:
+        """Run a kernel and count."""
+        super().launch(kernel, threads, *arguments, blocks=blocks)
+        if threads > 0:
+            self.launches[kernel.name] += 1
+            self.touched_edges[kernel.name] += self._touched
+
+    def compile(self, program: Program) -> Callable[[str], RawLaunch]:
+        """Compile every instantiation, and hold each to its declaration."""
+        names = program.names()
+        library = ctypes.CDLL(str(shared_object(program.source, names, self.flags)))
+        for kernel in program.kernels:
+            for name, chosen in kernel.instantiations():
+                declared = [_declared(p.kind, p.array, p.written, chosen) for p in kernel.parameters]
+                signature = library[f"kernel_{names.index(name)}_signature"]
+                signature.restype = ctypes.c_char_p
+                found = signature().decode().split(",")[:-1]
+                if found != declared:
+                    raise KernelError(f"{program.file}: {name} takes {found}, and Python declares {declared}")
+        take_touched = library.simt_take_touched_edges
+        take_touched.restype = ctypes.c_longlong
+
+        def look_up(name: str) -> RawLaunch:
+            function = library[f"kernel_{names.index(name)}"]
+
+            def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: Sequence[Any]) -> None:
+                kept = [_passed(argument) for argument in arguments]
+                pointers = (ctypes.c_void_p * len(kept))(*[value.ctypes.data for value in kept])
+                function(_three(grid), _three(block), pointers, self.workers)
+                self._touched = take_touched()
+
+            return launch
+
+        return look_up
+
+    def free_bytes(self) -> int:
+        """Return what the test says is free."""
+        return self.memory
+
+    def to_device(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Copy: the device's memory is not the host's."""
+        return np.array(array)
+
+    def to_host(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Copy back."""
+        return np.array(array)
+
+    def is_here(self, array: npt.NDArray[Any]) -> bool:
+        """Tell that NumPy arrays lie here."""
+        return isinstance(array, np.ndarray)
+
+    def synchronize(self) -> None:
+        """Return at once: every launch waits for its end."""
+
+
+def shared_object(source: str, names: Sequence[str], flags: tuple[str, ...] = PLAIN) -> Path:
+    """Compile kernels into a shared library, once for each text, and return its path."""
+    exports = "".join(f"SIMT_EXPORT(kernel_{place}, {name})\n" for place, name in enumerate(names))
+    text = f"{source}\n{exports}"
+    shim = (HERE / "simt.h").read_text(encoding="utf-8") + (HERE / "simt.cpp").read_text(encoding="utf-8")
+    key = hashlib.sha256("\0".join([text, shim, *flags]).encode()).hexdigest()[:20]
+    library = CACHE / f"{key}.so"
+    if library.exists():
+        return library
+    CACHE.mkdir(parents=True, exist_ok=True)
+    kernels, scheduler = CACHE / f"{key}-{os.getpid()}.cu", CACHE / f"{key}-{os.getpid()}.o"
+    partial = CACHE / f"{key}-{os.getpid()}.tmp"
+    kernels.write_text(text, encoding="utf-8")
+    _run([*COMMON, "-O2", *SCHEDULER_FLAGS[flags], "-c", str(HERE / "simt.cpp"), "-o", str(scheduler)])
+    _run(
+        [*COMMON, *flags, "-include", str(HERE / "simt.h"), "-x", "c++", str(kernels), "-x", "none", str(scheduler)]
+        + ["-shared", "-o", str(partial)]
+    )
+    partial.rename(library)
+    scheduler.unlink()
+    return library
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise KernelError(f"g++ refuses the kernels:\n{done.stderr}")
+
+
+def _declared(kind: str, array: bool, written: bool, chosen: dict[str, str]) -> str:
+    name = chosen.get(kind, kind)
+    return f"{'' if written else 'const '}{name}*" if array else name
+
+
+def _passed(argument: Any) -> npt.NDArray[Any]:
+    """Return an array whose memory holds the argument as the kernel reads it: a value, or an address."""
+    if isinstance(argument, np.ndarray):
+        return np.array(argument.ctypes.data, np.uintp)
+    return np.asarray(argument)
+
+
+def _three(extent: tuple[int, ...]) -> Any:
+    return (ctypes.c_uint * 3)(*(tuple(extent) + (1, 1, 1))[:3])
