@@ -202,6 +202,20 @@ class FlowGraph:
         )
 
     @property
+    def host(self) -> FlowGraph:
+        """The graph on the host: this one (see ``DeviceGraph.host``)."""
+        return self
+
+    @property
+    def xp(self) -> Any:
+        """The array module of its arrays: NumPy (see ``DeviceGraph.xp``)."""
+        return np
+
+    def place(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return a host array where the graph lies: as it is (see ``DeviceGraph.place``)."""
+        return array
+
+    @property
     def companies(self) -> int:
         """Number of companies, those without any flow included."""
         return len(self.out_offsets) - 1

@@ -181,6 +181,15 @@ class DeviceGraph:
         )
 
     @property
+    def xp(self) -> Any:
+        """The array module of the arrays: CuPy on a device."""
+        return self.on.xp
+
+    def place(self, array: npt.NDArray[Any]) -> Array:
+        """Return a host array where the graph lies: a copy in device memory."""
+        return self.on.to_device(array)
+
+    @property
     def companies(self) -> int:
         """Number of companies, those without any flow included."""
         return len(self.out_offsets) - 1

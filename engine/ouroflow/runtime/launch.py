@@ -10,6 +10,7 @@ the tests have one that compiles the same files with g++ and runs them on NumPy 
 from __future__ import annotations
 
 import itertools
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -47,6 +48,9 @@ OPTIONS = ("-std=c++17", "--fmad=false")
 """NVRTC options. Products are not fused into sums, so that a kernel rounds like its CPU twin, bit for bit."""
 
 WARP = 32
+
+PROGRAM_MODULES: tuple[str, ...] = ()
+"""The modules that declare programs. What compiles all kernels ahead, and what proves that they compile, imports these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +131,18 @@ class Program:
             Threads of a block.
         """
         kernel = Kernel(self, name, tuple(Parameter.parse(text) for text in parameters), types, block)
+        variables = {parameter.kind for parameter in kernel.parameters if parameter.kind in VARIABLES}
+        told = {parameter.kind for parameter in kernel.parameters if parameter.array} & variables
+        if not variables == told == set(types):
+            raise KernelError(
+                f"{name}: template parameters {types}; its parameters use {sorted(variables)}, and arrays tell {sorted(told)}"
+            )
         self.kernels.append(kernel)
         return kernel
+
+    def read(self, file: str) -> str:
+        """Return the text of a file of ``kernels/``."""
+        return (resources.files("ouroflow.kernels") / file).read_text(encoding="utf-8")
 
     @cached_property
     def source(self) -> str:
@@ -137,14 +151,11 @@ class Program:
         ``common.cuh`` is put in place of its ``#include``: compilation caches go by the text, and would miss a change
         in an included file.
         """
-        folder = resources.files("ouroflow.kernels")
-        text = (folder / self.file).read_text(encoding="utf-8")
         lines: list[str] = []
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(self.read(self.file).splitlines(), start=1):
             if line.startswith('#include "'):
                 name = line.split('"')[1]
-                included = (folder / name).read_text(encoding="utf-8")
-                lines += [f'#line 1 "{name}"', included, f'#line {number + 1} "{self.file}"']
+                lines += [f'#line 1 "{name}"', self.read(name), f'#line {number + 1} "{self.file}"']
             else:
                 lines.append(line)
         return "\n".join([f'#line 1 "{self.file}"', *lines, ""])
@@ -255,28 +266,28 @@ class Accelerator(ABC):
         """Return the arguments as the kernel takes them, and the types chosen for its template parameters."""
         if len(arguments) != len(kernel.parameters):
             raise KernelError(f"{kernel.name} takes {len(kernel.parameters)} arguments, not {len(arguments)}")
-        chosen: dict[str, str] = {}
-        for parameter, value in zip(kernel.parameters, arguments, strict=True):
-            if parameter.array and parameter.kind in VARIABLES and isinstance(value, self.xp.ndarray):
-                chosen.setdefault(parameter.kind, str(value.dtype))
-        values = [
-            self._array(kernel, place, parameter, value, chosen)
-            if parameter.array
-            else _value(kernel, place, chosen.get(parameter.kind, parameter.kind), value)
-            for place, (parameter, value) in enumerate(zip(kernel.parameters, arguments, strict=True))
-        ]
-        for variable in kernel.types:
-            if chosen.get(variable) not in VARIABLES[variable]:
-                raise KernelError(f"{kernel.name}: no array says what {variable} is, or it is {chosen.get(variable)}")
+        values, chosen = list(arguments), dict[str, str]()
+        for place, parameter in enumerate(kernel.parameters):  # arrays first: they tell the types of values
+            if parameter.array:
+                self._check_array(f"{kernel.name}, argument {place}", parameter, values[place], chosen)
+        for place, parameter in enumerate(kernel.parameters):
+            if not parameter.array:
+                kind = chosen.get(parameter.kind, parameter.kind)
+                values[place] = _value(f"{kernel.name}, argument {place}", kind, values[place])
         return values, chosen
 
-    def _array(self, kernel: Kernel, place: int, parameter: Parameter, value: Any, chosen: dict[str, str]) -> Array:
-        kind = chosen.get(parameter.kind, parameter.kind)
-        where = f"{kernel.name}, argument {place}"
+    def _check_array(self, where: str, parameter: Parameter, value: Any, chosen: dict[str, str]) -> None:
+        """Refuse what a kernel cannot take as an array; a first array of a template type chooses it."""
+        known = (
+            (chosen[parameter.kind],) if parameter.kind in chosen else VARIABLES.get(parameter.kind, (parameter.kind,))
+        )
+        kinds = " or ".join(known)
         if not isinstance(value, self.xp.ndarray):
-            raise KernelError(f"{where}: an array of {kind} on {self.name} is needed, not {type(value).__name__}")
-        if str(value.dtype) != kind:
-            raise KernelError(f"{where}: the array holds {value.dtype}, and the kernel reads {kind}")
+            raise KernelError(f"{where}: an array of {kinds} on {self.name} is needed, not {type(value).__name__}")
+        if str(value.dtype) not in known:
+            raise KernelError(f"{where}: the array holds {value.dtype}, and the kernel reads {kinds}")
+        if parameter.kind in VARIABLES:
+            chosen[parameter.kind] = str(value.dtype)
         if not value.flags.c_contiguous:
             raise KernelError(f"{where}: the array is not contiguous")
         if not self.is_here(value):
@@ -284,20 +295,18 @@ class Accelerator(ABC):
         # CuPy knows no read-only arrays; NumPy's mark is honoured where there is one.
         if parameter.written and not getattr(value.flags, "writeable", True):
             raise KernelError(f"{where}: the kernel writes to this array, which is read-only")
-        return value
 
 
-def _value(kernel: Kernel, place: int, kind: str, value: Any) -> np.generic:
+def _value(where: str, kind: str, value: Any) -> np.generic:
     """Return a value as a NumPy scalar of the declared type, refusing what that does not hold."""
     dtype = np.dtype(kind)
     try:
-        if dtype.kind == "f":
-            return dtype.type(value)
-        number, limits = operator.index(value), np.iinfo(dtype)
-    except TypeError:
-        raise KernelError(f"{kernel.name}, argument {place}: {value!r} is no {kind}") from None
-    if not limits.min <= number <= limits.max:
-        raise KernelError(f"{kernel.name}, argument {place}: {number} does not fit {kind}")
+        number = operator.index(value) if dtype.kind != "f" else float(value + 0)  # no text: float("1") is 1.0
+    except (TypeError, ValueError):
+        raise KernelError(f"{where}: {value!r} is no {kind}") from None
+    limits: Any = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    if math.isfinite(number) and not dtype.type(limits.min).item() <= number <= dtype.type(limits.max).item():
+        raise KernelError(f"{where}: {number} does not fit {kind}")
     return dtype.type(number)
 
 
@@ -328,9 +337,7 @@ class Cuda(Accelerator):
         try:
             import cupy
         except ImportError as error:
-            raise ResourceError(
-                f"CuPy cannot be imported ({error}); install ouroflow[cu12] or ouroflow[cu13], whichever your driver supports"
-            ) from error
+            raise ResourceError(f"CuPy cannot be imported ({error})") from error
         try:
             properties = cupy.cuda.runtime.getDeviceProperties(ordinal)
             self._device = cupy.cuda.Device(ordinal)
@@ -340,17 +347,42 @@ class Cuda(Accelerator):
         self.xp = cupy
         self.ordinal = ordinal
         self.name = properties["name"].decode()
+        self.capability: tuple[int, int] = (properties["major"], properties["minor"])
         self.resident_threads = properties["multiProcessorCount"] * properties["maxThreadsPerMultiProcessor"]
+        self._shared = False
+        self._unused_bytes: Callable[[], int] = cupy.get_default_memory_pool().free_bytes
+
+    def share_pool(self) -> None:
+        """Let CuPy allocate from the same memory pool as cuDF and cuGraph, where RMM is installed.
+
+        Without this each of them would keep a pool that the others cannot use. A pool that the process has set up already is
+        kept; else one is made, for plain allocations would make every temporary array wait for the device.
+        """
+        if self._shared or importlib.util.find_spec("rmm") is None:
+            return
+        self._shared = True
+        import rmm
+        from rmm.allocators.cupy import rmm_cupy_allocator
+        from rmm.statistics import enable_statistics, get_statistics
+
+        pool = rmm.mr.get_current_device_resource()
+        if isinstance(pool, rmm.mr.CudaMemoryResource):
+            pool = rmm.mr.PoolMemoryResource(pool, initial_pool_size=self.free_bytes() // 2 // 256 * 256)
+            rmm.mr.set_current_device_resource(pool)
+        self.xp.cuda.set_allocator(rmm_cupy_allocator)
+        if isinstance(pool, rmm.mr.PoolMemoryResource):
+            enable_statistics()
+            self._unused_bytes = lambda: int(pool.pool_size()) - int(get_statistics().current_bytes)
 
     def compile(self, program: Program) -> Callable[[str], RawLaunch]:
         """Compile with NVRTC; CuPy keeps the result on disk by text, options and architecture."""
         module = self.xp.RawModule(code=program.source, options=OPTIONS, name_expressions=program.names())
-        return module.get_function  # type: ignore[no-any-return]
+        return module.get_function
 
     def free_bytes(self) -> int:
-        """Return the free device memory, what CuPy's pool holds unused included."""
+        """Return the free device memory, what the memory pool holds unused included."""
         free, _ = self._device.mem_info
-        return int(free) + int(self.xp.get_default_memory_pool().free_bytes())
+        return int(free) + int(self._unused_bytes())
 
     def to_device(self, array: npt.NDArray[Any]) -> Array:
         """Copy to the device."""
@@ -358,7 +390,7 @@ class Cuda(Accelerator):
 
     def to_host(self, array: Array) -> npt.NDArray[Any]:
         """Copy from the device."""
-        return self.xp.asnumpy(array)  # type: ignore[no-any-return]
+        return self.xp.asnumpy(array)
 
     def is_here(self, array: Array) -> bool:
         """Tell whether the array lies on this device."""
@@ -367,3 +399,19 @@ class Cuda(Accelerator):
     def synchronize(self) -> None:
         """Wait for the current stream."""
         self.xp.cuda.get_current_stream().synchronize()
+
+
+_DEVICES: dict[int, Cuda] = {}
+"""Devices in use, with what was compiled for them."""
+
+
+def cuda(ordinal: int = 0) -> Cuda:
+    """Return one of the devices of this process, always the same object for the same device."""
+    if ordinal not in _DEVICES:
+        _DEVICES[ordinal] = Cuda(ordinal)
+    return _DEVICES[ordinal]
+
+
+def accelerator_of(array: Any) -> Accelerator | None:
+    """Return the device that an array of a library user lies on, None for arrays on the host."""
+    return cuda(int(array.device.id)) if hasattr(array, "__cuda_array_interface__") else None
