@@ -27,8 +27,9 @@ from ouroflow.components import components_of
 from ouroflow.graph import FlowGraph
 from ouroflow.roundtrip import round_trip_fractions
 from ouroflow.roundtrip.cpu_exact import ExactReturns, exact_returns
-from ouroflow.roundtrip.cpu_push import push_returns
-from ouroflow.roundtrip.cpu_walks import alias_table, lay_money, philox, walk_companies, walk_returns, walk_sample
+from ouroflow.roundtrip.cpu_walks import alias_table, lay_money, philox
+from ouroflow.roundtrip.push import push_returns
+from ouroflow.roundtrip.walks import walk_companies, walk_returns, walk_sample
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 import os
 import shutil
 from pathlib import Path
@@ -19,14 +19,30 @@ settings.register_profile("ouroflow", deadline=None, print_blob=True, suppress_h
 settings.load_profile("ouroflow")
 
 
+@functools.cache
 def missing(lane: str) -> str | None:
     """Return why a lane cannot run on this machine, or None when it can."""
     if lane in ("host", "sanitize") and shutil.which("g++") is None:
         return "g++ is not installed"
-    if lane == "nvrtc" and (importlib.util.find_spec("cuda") is None):
-        return "the wheels nvidia-cuda-nvrtc and cuda-core are not installed"
-    if lane == "gpu" and importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed"
+    if lane == "sanitize":
+        from simt import watch
+
+        return watch.unusable()
+    if lane == "nvrtc":
+        try:
+            from cuda.bindings import nvrtc
+
+            nvrtc.nvrtcVersion()
+        except (ImportError, RuntimeError) as error:
+            return f"NVRTC cannot be loaded ({str(error).splitlines()[0]}); pip install cuda-bindings nvidia-cuda-nvrtc"
+    if lane == "gpu":
+        from ouroflow.errors import ResourceError
+        from ouroflow.runtime.device import usable_gpu
+
+        try:
+            usable_gpu()
+        except ResourceError as error:
+            return str(error)
     if lane == "shared" and not (SHARED / "datasets").is_dir():
         return "the project's shared folder does not stand beside the checkout"
     return None

@@ -23,13 +23,15 @@ from ouroflow.components import Components, certify, components_of
 from ouroflow.digest import record_sha256, result_digest
 from ouroflow.errors import UsageError
 from ouroflow.graph import FlowGraph
-from ouroflow.ledger import Ledger, read_ledger
+from ouroflow.graph_gpu import DeviceGraph
+from ouroflow.ledger import Ledger, reader
 from ouroflow.report import tables
 from ouroflow.report.folder import OutFolder
 from ouroflow.report.text import printable
 from ouroflow.roundtrip import Brackets, RoundTrip, brackets, check_settings, over_ranges, round_trip_fractions
 from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns, flow_ranges, out_of_scope
 from ouroflow.runtime.device import Device, choose_device
+from ouroflow.runtime.launch import Accelerator
 from ouroflow.runtime.stages import Stages
 
 MEASURES = ("components", "roundtrip")
@@ -66,6 +68,8 @@ class Settings:
         What negative amounts and bad rows meant.
     boundary, entities, rates : str or None
         The optional tables.
+    scc : str
+        Who finds the components on a GPU: own, cugraph.
     """
 
     measures: tuple[str, ...] = MEASURES
@@ -83,6 +87,7 @@ class Settings:
     boundary: str | None = None
     entities: str | None = None
     rates: str | None = None
+    scc: str = "own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,7 +262,8 @@ def analyze(
     top: int = 100,
     company: Sequence[str] = (),
     seed: int = 0,
-    device: str = "auto",
+    device: str | Accelerator = "auto",
+    scc: str = "own",
     quiet: bool = True,
 ) -> Analysis:
     """Read payments and compute what goes round.
@@ -292,8 +298,10 @@ def analyze(
         Certify these companies too.
     seed : int
         Seed of the walks.
-    device : {'auto', 'cpu', 'gpu'}
-        Where to compute.
+    device : {'auto', 'cpu', 'gpu'} or Accelerator
+        Where to compute; 'auto' takes an NVIDIA GPU where one can be used.
+    scc : {'own', 'cugraph'}
+        Who finds the components on a GPU.
     quiet : bool
         Say nothing on stderr.
 
@@ -325,7 +333,7 @@ def analyze(
             decimals = dataset.card["decimals"] if decimals is None else decimals
             status = dataset.statuses if status is None else status
         with stages.stage("ledger", f"read {_named(source)}"):
-            ledger = read_ledger(
+            ledger = reader(chosen.on)(
                 source if dataset is None else dataset.path,
                 **roles,
                 decimals=2 if decimals is None else decimals,
@@ -353,6 +361,7 @@ def analyze(
             boundary=None if boundary is None else _named(boundary),
             entities=None if entities is None else _named(entities),
             rates=None if rates is None else _named(rates),
+            scc=scc,
         )
         caveats = () if dataset is None else tuple(dataset.card["caveats"])
         analysis = _compute(_named(source), ledger, settings, chosen, stages, _family(source))
@@ -366,12 +375,12 @@ def analyze(
 
 def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stages: Stages, family: str) -> Analysis:
     with stages.stage("graph", f"sum {ledger.rows.used:,} payments into flows"):
-        graph = ledger.graph()
+        graph = ledger.graph(device.on)
     named = tuple(find_company(graph, company) for company in settings.company)
     with stages.stage("components", f"{graph.companies:,} companies, {graph.flows:,} flows"):
-        components = components_of(graph)
+        components = components_of(graph, scc=settings.scc)
         if "roundtrip" not in settings.measures:
-            bracket = brackets(graph, components.labels)
+            bracket = brackets(graph, graph.place(components.labels))
     roundtrip, over = None, None
     if "roundtrip" in settings.measures:
         with stages.stage("roundtrip", f"{components.nontrivial:,} components of two companies or more"):
@@ -385,9 +394,9 @@ def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stag
                 companies=named,
                 seed=settings.seed,
             )
-            roundtrip, over = _over_ranges(ledger, graph, components, roundtrip, settings, stages)
+            roundtrip, over = _over_ranges(ledger, graph.host, components, roundtrip, settings, stages)
             bracket = roundtrip.brackets
-    return Analysis(name, ledger, graph, components, bracket, roundtrip, settings, device, stages, named, family, over)
+    return Analysis(name, ledger, graph.host, components, bracket, roundtrip, settings, device, stages, named, family, over)
 
 
 def _over_ranges(
@@ -407,7 +416,7 @@ def _over_ranges(
     return roundtrip, (ranges, found)
 
 
-def find_company(graph: FlowGraph, name: str) -> int:
+def find_company(graph: FlowGraph | DeviceGraph, name: str) -> int:
     """Return the id of a company by its identity as text.
 
     Raises

@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_trace(commands)
     _add_verify(commands)
     _add_datasets(commands)
+    _add_doctor(commands)
     return parser
 
 
@@ -134,7 +135,18 @@ def _add_analyze(commands: Any) -> None:
         "--company", action="append", default=[], metavar="NAME", help="certify this company too (repeatable)"
     )
     figures.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the walks (default 0)")
-    figures.add_argument("--device", choices=("auto", "cpu", "gpu"), default="auto")
+    figures.add_argument(
+        "--device",
+        choices=("auto", "cpu", "gpu"),
+        default="auto",
+        help="auto takes an NVIDIA GPU where one can be used, and says why or why not (default)",
+    )
+    figures.add_argument(
+        "--scc",
+        choices=("own", "cugraph"),
+        default="own",
+        help="who finds the components on a GPU: our kernels, or cuGraph (default own)",
+    )
     _add_output_options(command)
     command.add_argument("--quiet", action="store_true", help="nothing on stderr but errors")
 
@@ -173,6 +185,17 @@ def _add_datasets(commands: Any) -> None:
     _add_output_options(command)
 
 
+def _add_doctor(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor",
+        help="what this machine offers: device, packages, memory, and what to install",
+        description="Report device, driver, CuPy, RAPIDS, memory and test lanes, and say what is missing.",
+    )
+    command.set_defaults(run=_doctor)
+    command.add_argument("--warm", action="store_true", help="compile every kernel for the GPU at hand")
+    _add_output_options(command)
+
+
 def _add_output_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of text")
 
@@ -205,6 +228,7 @@ def _analyze(arguments: argparse.Namespace) -> int:
         company=arguments.company,
         seed=arguments.seed,
         device=arguments.device,
+        scc=arguments.scc,
         quiet=arguments.quiet,
     )
     if arguments.json:
@@ -254,6 +278,20 @@ def _datasets(arguments: argparse.Namespace) -> int:
     else:
         for card in cards:
             print(f"{card['name']:<18} {card['title']}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from ouroflow.doctor import diagnose, warm
+
+    found = diagnose()
+    seconds = warm() if arguments.warm else {}
+    if arguments.json:
+        _print_json(found.as_dict() | ({"compiled_seconds": seconds} if arguments.warm else {}))
+    else:
+        print(found.render())
+        for file, taken in seconds.items():
+            print(f"compiled {file} in {taken:.2f} s")
     return 0
 
 

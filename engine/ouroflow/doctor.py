@@ -8,12 +8,12 @@ import platform
 import shutil
 import time
 from dataclasses import dataclass, field
-from importlib import import_module, metadata
+from importlib import metadata
 from typing import Any
 
 from ouroflow.errors import OuroflowError, ResourceError
 from ouroflow.runtime.device import choose_device, usable_gpu
-from ouroflow.runtime.launch import PROGRAM_MODULES, Program
+from ouroflow.runtime.launch import programs
 from ouroflow.runtime.memory import available_bytes
 
 ENGINE = ("ouroflow", "numpy", "numba", "scipy", "pyarrow", "fsspec")
@@ -139,12 +139,6 @@ def warm() -> dict[str, float]:
         on.warm(program)
         seconds[program.file] = time.perf_counter() - began
     return seconds
-
-
-def programs() -> list[Program]:
-    """Return every file of kernels with what is launched from it."""
-    modules = [import_module(name) for name in PROGRAM_MODULES]
-    return [value for module in modules for value in vars(module).values() if isinstance(value, Program)]
 
 
 def _installed(name: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -73,7 +73,7 @@ class FlowGraph:
     per company each and `payer` 4 per flow, from their first use on.
     """
 
-    device: ClassVar[str] = "cpu"
+    device: ClassVar[Literal["cpu"]] = "cpu"
 
     out_offsets: npt.NDArray[np.int64]
     payee: Ids

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ class DeviceGraph:
         Payments to oneself that were left out.
     """
 
-    device: ClassVar[str] = "gpu"
+    device: ClassVar[Literal["gpu"]] = "gpu"
 
     on: Accelerator
     out_offsets: Array

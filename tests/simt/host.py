@@ -28,13 +28,31 @@ CACHE = Path(os.environ.get("OUROFLOW_SIMT_CACHE", Path(tempfile.gettempdir()) /
 # Products are not fused into sums, as on the device (see launch.OPTIONS).
 COMMON = ("g++", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", "-mtls-dialect=gnu2")
 PLAIN = ("-O2",)
-THREAD_SANITIZER = ("-O1", "-g", "-fsanitize=thread")
-ADDRESS_SANITIZER = ("-O1", "-g", "-fsanitize=address")
+THREAD_SANITIZER = ("-O1", "-g1", "-fsanitize=thread")
+# Shared memory has a fixed size and no guard zones: "bounds" watches it, and the rest is what CUDA leaves undefined as well.
+ADDRESS_SANITIZER = (
+    "-O1",
+    "-g1",
+    "-fsanitize=address,bounds,shift,integer-divide-by-zero,signed-integer-overflow,float-cast-overflow,alignment",
+    "-fno-sanitize-recover=all",
+)
 SCHEDULER_FLAGS = {
     PLAIN: (),
     THREAD_SANITIZER: ("-DSIMT_TSAN", "-DSIMT_SANITIZED"),
     ADDRESS_SANITIZER: ("-DSIMT_SANITIZED",),
 }
+
+
+class LocalProgram(Program):
+    """A program of the tests: a file of this folder, which may include ``common.cuh``; or any text under that name."""
+
+    def __init__(self, file: str, text: str | None = None) -> None:
+        super().__init__(file)
+        self.text = (HERE / file).read_text(encoding="utf-8") if text is None else text
+
+    def read(self, file: str) -> str:
+        """Return its own text, or a file of ``kernels/``."""
+        return self.text if file == self.file else super().read(file)
 
 
 class HostAccelerator(Accelerator):
@@ -124,31 +142,35 @@ class HostAccelerator(Accelerator):
 
 def shared_object(source: str, names: Sequence[str], flags: tuple[str, ...] = PLAIN) -> Path:
     """Compile kernels into a shared library, once for each text, and return its path."""
-    exports = "".join(f"SIMT_EXPORT(kernel_{place}, {name})\n" for place, name in enumerate(names))
-    text = f"{source}\n{exports}"
-    shim = (HERE / "simt.h").read_text(encoding="utf-8") + (HERE / "simt.cpp").read_text(encoding="utf-8")
-    key = hashlib.sha256("\0".join([text, shim, *flags]).encode()).hexdigest()[:20]
-    library = CACHE / f"{key}.so"
-    if library.exists():
-        return library
-    CACHE.mkdir(parents=True, exist_ok=True)
-    kernels, scheduler = CACHE / f"{key}-{os.getpid()}.cu", CACHE / f"{key}-{os.getpid()}.o"
-    partial = CACHE / f"{key}-{os.getpid()}.tmp"
-    kernels.write_text(text, encoding="utf-8")
-    _run([*COMMON, "-O2", *SCHEDULER_FLAGS[flags], "-c", str(HERE / "simt.cpp"), "-o", str(scheduler)])
-    _run(
-        [*COMMON, *flags, "-include", str(HERE / "simt.h"), "-x", "c++", str(kernels), "-x", "none", str(scheduler)]
-        + ["-shared", "-o", str(partial)]
+    shim = (HERE / "simt.h").read_text(encoding="utf-8")
+    scheduler_text = shim + (HERE / "simt.cpp").read_text(encoding="utf-8")
+    scheduler = _once(
+        scheduler_text,
+        ".o",
+        [*COMMON, "-O2", *SCHEDULER_FLAGS[flags], "-c", str(HERE / "simt.cpp")],
     )
-    partial.rename(library)
-    scheduler.unlink()
-    return library
+    exports = "".join(f"SIMT_EXPORT(kernel_{place}, {name})\n" for place, name in enumerate(names))
+    text = f'{source}\n#line 1 "instantiations"\n{exports}'
+    command = [*COMMON, *flags, "-shared", "-include", str(HERE / "simt.h"), str(scheduler), "-x", "c++", "-"]
+    return _once(text, ".so", command, str(scheduler), shim)
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _once(text: str, suffix: str, command: list[str], *more: str) -> Path:
+    """Return what a compiler command makes of a text (its standard input), from the cache if it was made before."""
+    key = hashlib.sha256("\0".join([text, *command, *more]).encode()).hexdigest()[:20]
+    made = CACHE / f"{key}{suffix}"
+    if made.exists():
+        return made
+    CACHE.mkdir(parents=True, exist_ok=True)
+    partial = CACHE / f"{key}-{os.getpid()}{suffix}"
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # no sanitizer in g++
+    done = subprocess.run(
+        [*command, "-o", str(partial)], input=text, capture_output=True, text=True, env=environment, check=False
+    )
     if done.returncode:
         raise KernelError(f"g++ refuses the kernels:\n{done.stderr}")
+    partial.replace(made)
+    return made
 
 
 def _declared(kind: str, array: bool, written: bool, chosen: dict[str, str]) -> str:
@@ -164,4 +186,4 @@ def _passed(argument: Any) -> npt.NDArray[Any]:
 
 
 def _three(extent: tuple[int, ...]) -> Any:
-    return (ctypes.c_uint * 3)(*(tuple(extent) + (1, 1, 1))[:3])
+    return (ctypes.c_uint * 3)(*(*extent, 1, 1, 1)[:3])

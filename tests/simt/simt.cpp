@@ -3,17 +3,18 @@
 
 #include <setjmp.h>
 #include <ucontext.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
 #ifdef SIMT_TSAN
 extern "C" {
 void* __tsan_create_fiber(unsigned);
-void __tsan_destroy_fiber(void*);
 void __tsan_switch_to_fiber(void*, unsigned);
 void* __tsan_get_current_fiber();
 void __tsan_acquire(void*);
@@ -29,11 +30,14 @@ constinit thread_local dim3 blockDim{}, gridDim{};
 
 namespace simt {
 
-constinit thread_local long long touched_edges = 0;
+constinit static thread_local long long block_touched_edges = 0;
 static std::atomic<long long> all_touched_edges{0};
+EdgeCounter touched_edges;
+void EdgeCounter::operator+=(long long edges) { block_touched_edges += edges; }
 
 constexpr size_t kStackBytes = 64 << 10;
 constexpr unsigned kNoSwitch = 1;  // tells ThreadSanitizer that a switch of fibers orders nothing by itself
+constexpr uint64_t kNotBrought = 0xbadbadbadbadbadbull;  // what a shuffle reads from a lane that did not come
 
 enum class State { ready, at_barrier, at_collective, done };
 
@@ -45,6 +49,9 @@ struct Fiber : Meeting {
   uint3 thread;
   unsigned warp;
   State state = State::done;
+  Site site;  // where it waits
+  Collective kind;
+  unsigned syncs = 0, clock, clocks;  // which of its warp's two clocks it left its memory in, and which those it met did
   uint32_t awaited_lanes;
   uint64_t value;
   int predicate;
@@ -54,6 +61,7 @@ struct Fiber : Meeting {
 // The block that an OS thread is running.
 struct Block {
   std::vector<std::unique_ptr<Fiber>> running, idle;
+  std::vector<Fiber*> group;
   Fiber* current;
   ucontext_t scheduler_context;
   jmp_buf scheduler_point;
@@ -62,14 +70,18 @@ struct Block {
   unsigned started, threads, finished;
   int votes;
   void* scheduler_tsan;
-  char barrier_clock, warp_clock[32], start_clock;  // what ThreadSanitizer orders accesses by
+  unsigned barriers;
+  // What ThreadSanitizer orders accesses by. A thread may come to the next barrier before another has left this one, so
+  // barriers take turns with two clocks; one would order too much.
+  char start_clock, end_clock, barrier_clock[2], warp_clock[32][2];
 
   void run();
   void start_threads();
-  unsigned release_barrier(bool& moved);
+  void release_barrier(bool& moved);
   void release_collectives(bool& moved);
-  void resume(Fiber& fiber);
-  void give_way();
+  [[gnu::noinline]] void resume(Fiber& fiber);
+  [[gnu::noinline]] void give_way();
+  [[noreturn]] void refuse(const char* what);
   void place(Fiber& fiber, unsigned index);
 };
 static thread_local Block block;
@@ -79,6 +91,7 @@ void Block::place(Fiber& fiber, unsigned index) {
   fiber.lane = index % 32;
   fiber.warp = index / 32;
   fiber.state = State::ready;
+  fiber.syncs = 0;
   threadIdx = fiber.thread;
 }
 
@@ -111,7 +124,7 @@ static void fiber_main() {
     Fiber& fiber = *block.current;
     WITH_TSAN(__tsan_acquire(&block.start_clock);)
     block.body(block.arguments);
-    WITH_TSAN(__tsan_release(&block.barrier_clock);)
+    WITH_TSAN(__tsan_release(&block.end_clock);)
     fiber.state = State::done;
     ++block.finished;
 #ifndef SIMT_TSAN
@@ -146,17 +159,47 @@ void Block::start_threads() {
   }
 }
 
-// Lets the threads at the barrier go once all that have not returned are there; returns how many wait.
-unsigned Block::release_barrier(bool& moved) {
+// Ends the process: says what is wrong with this block, and at which lines its threads wait.
+void Block::refuse(const char* what) {
+  unsigned waiting = 0;
+  for (auto& fiber : running) waiting += fiber->state != State::done;
+  fprintf(stderr, "simt: %s in block %u of %u threads: %u have returned, %u wait\n", what, blockIdx.x, threads, finished, waiting);
+  for (size_t i = 0; i < running.size(); ++i) {
+    const Fiber& fiber = *running[i];
+    if (fiber.state == State::done) continue;
+    unsigned same = 0;
+    bool first = true;
+    for (size_t j = 0; j < running.size(); ++j) {
+      const Fiber& other = *running[j];
+      if (other.state != fiber.state || other.site.line() != fiber.site.line()) continue;
+      first = first && j >= i;
+      ++same;
+    }
+    if (first) {
+      fprintf(stderr, "simt:   %s:%u: %u threads wait at a %s, the first of them thread %u\n", fiber.site.file_name(),
+              unsigned(fiber.site.line()), same, fiber.state == State::at_barrier ? "barrier" : "warp collective", fiber.thread.x);
+    }
+  }
+  abort();
+}
+
+// Lets the threads at the barrier go once all that have not returned are there.
+void Block::release_barrier(bool& moved) {
   unsigned waiting = 0;
   int nonzero = 0;
+  const Fiber* any = nullptr;
+  bool together = true;
   for (auto& fiber : running) {
     if (fiber->state != State::at_barrier) continue;
+    if (!any) any = fiber.get();
+    together = together && fiber->site.line() == any->site.line();
     ++waiting;
     nonzero += fiber->predicate != 0;
   }
-  if (!waiting || waiting + finished != threads) return waiting;
+  if (!waiting || waiting + finished != threads) return;
+  if (!together) refuse("threads wait at different barriers");
   votes = nonzero;
+  ++barriers;
   for (auto& fiber : running) {
     if (fiber->state == State::at_barrier) fiber->state = State::ready;
   }
@@ -166,7 +209,6 @@ unsigned Block::release_barrier(bool& moved) {
       resume(*fiber);
     }
   }
-  return waiting;
 }
 
 // Lets the lanes of a warp go that wait with one mask, once every live lane of that mask is there.
@@ -175,20 +217,30 @@ void Block::release_collectives(bool& moved) {
     Fiber& waiting = *running[first];
     if (waiting.state != State::at_collective) continue;
     uint32_t here = 0, live = 0;
-    uint64_t brought[32] = {};
-    std::vector<Fiber*> group;
-    for (auto& other : running) {
-      if (other->warp != waiting.warp || other->state == State::done) continue;
+    uint64_t brought[32];
+    std::fill_n(brought, 32, kNotBrought);
+    bool alike = true;
+    unsigned clocks = 0;
+    group.clear();
+    size_t begin = first;  // threads stand in order, so a warp stands together
+    while (begin > 0 && running[begin - 1]->warp == waiting.warp) --begin;
+    for (size_t i = begin; i < running.size() && running[i]->warp == waiting.warp; ++i) {
+      Fiber* other = running[i].get();
+      if (other->state == State::done) continue;
       live |= 1u << other->lane;
       if (other->state != State::at_collective || other->awaited_lanes != waiting.awaited_lanes) continue;
+      alike = alike && other->kind == waiting.kind;
+      clocks |= 1u << other->clock;
       here |= 1u << other->lane;
       brought[other->lane] = other->value;
-      group.push_back(other.get());
+      group.push_back(other);
     }
     if (here != (waiting.awaited_lanes & live)) continue;
+    if (!alike) refuse("lanes of one mask meet at different collectives");
     for (Fiber* member : group) {
       std::memcpy(member->brought, brought, sizeof brought);
       member->arrived = here;
+      member->clocks = clocks;
       member->state = State::ready;
     }
     for (Fiber* member : group) {
@@ -199,67 +251,135 @@ void Block::release_collectives(bool& moved) {
 }
 
 void Block::run() {
-  started = finished = 0;
+  started = finished = barriers = 0;
   for (auto& fiber : running) idle.push_back(std::move(fiber));
   running.clear();
   start_threads();
   while (finished < threads) {
     bool moved = false;
-    const unsigned waiting = release_barrier(moved);
+    release_barrier(moved);
     release_collectives(moved);
-    if (moved) continue;
-    fprintf(stderr, "simt: deadlock in block %u: of %u threads %u have returned, %u wait at a barrier, %u at a collective\n",
-            blockIdx.x, threads, finished, waiting, threads - finished - waiting);
-    abort();
+    if (!moved) refuse("deadlock");
   }
 }
 
-int wait_for_block(int predicate) {
+int wait_for_block(int predicate, Site site) {
   block.current->predicate = predicate;
+  block.current->site = site;
   block.current->state = State::at_barrier;
-  WITH_TSAN(__tsan_release(&block.barrier_clock);)
+  [[maybe_unused]] char* clock = &block.barrier_clock[block.barriers % 2];
+  WITH_TSAN(__tsan_release(clock);)
   block.give_way();
-  WITH_TSAN(__tsan_acquire(&block.barrier_clock);)
+  WITH_TSAN(__tsan_acquire(clock);)
   return block.votes;
 }
 
-const Meeting& meet_in_warp(uint32_t lanes, uint64_t value) {
+// CUDA orders the memory of a warp at __syncwarp only, not at shuffles and votes.
+const Meeting& meet_in_warp(Collective kind, uint32_t lanes, uint64_t value, Site site) {
   Fiber& fiber = *block.current;
+  fiber.kind = kind;
+  fiber.site = site;
   fiber.awaited_lanes = lanes;
   fiber.value = value;
   fiber.state = State::at_collective;
-  WITH_TSAN(__tsan_release(&block.warp_clock[fiber.warp]);)
-  block.give_way();
-  WITH_TSAN(__tsan_acquire(&block.warp_clock[fiber.warp]);)
+  if (!(lanes >> fiber.lane & 1)) block.refuse("a mask without the lane that calls");
+  if (kind == Collective::sync) {
+    [[maybe_unused]] char* clocks = block.warp_clock[fiber.warp];
+    fiber.clock = fiber.syncs++ % 2;
+    WITH_TSAN(__tsan_release(&clocks[fiber.clock]);)
+    block.give_way();
+    WITH_TSAN(for (int i : {0, 1}) if (fiber.clocks >> i & 1) __tsan_acquire(&clocks[i]);)
+  } else {
+    block.give_way();
+  }
   return fiber;
 }
 
-// Runs all blocks of a grid on so many OS threads. Under ThreadSanitizer each block has an OS thread of its own, and so
-// shared memory of its own: memory that blocks use in turn would look like a race.
-int run(const unsigned* grid, const unsigned* threads, void (*body)(void**), void** arguments, int workers) {
-  const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
-  std::atomic<uint64_t> next{0};
-  auto work = [&] {
-    gridDim = {grid[0], grid[1], grid[2]};
-    blockDim = {threads[0], threads[1], threads[2]};
-    block.body = body;
-    block.arguments = arguments;
-    block.threads = threads[0] * threads[1] * threads[2];
-    touched_edges = 0;
-    WITH_TSAN(block.scheduler_tsan = __tsan_get_current_fiber(); __tsan_release(&block.start_clock);)
-    for (uint64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
-      blockIdx = {unsigned(i % grid[0]), unsigned(i / grid[0] % grid[1]), unsigned(i / (uint64_t(grid[0]) * grid[1]))};
-      block.run();
-      WITH_TSAN(break;)
-    }
-    all_touched_edges.fetch_add(touched_edges, std::memory_order_relaxed);
-    WITH_TSAN(__tsan_acquire(&block.barrier_clock); for (auto& fiber : block.running) __tsan_destroy_fiber(fiber->tsan);)
+// ThreadSanitizer knows no fences: here a fence sees all that was written before an earlier one, as if each followed an atomic.
+void fence() {
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  WITH_TSAN(static char clock; __tsan_acquire(&clock); __tsan_release(&clock);)
+}
+
+// One launch, and the OS threads that run its blocks. They stay for the next launch, with their fibers: ThreadSanitizer takes
+// 0.3 ms to make one. Under it each block has an OS thread of its own, and so shared memory of its own: memory that blocks
+// use in turn would look like a race. The threads are woken by atomics, which this file hides from it: a mutex would order a
+// block that starts late behind one that has ended, and hide their race.
+struct Pool {
+  struct Member {
+    std::atomic<uint32_t> launch{0};
   };
-  WITH_TSAN(workers = int(blocks) + 1;)
-  std::vector<std::thread> pool;
-  for (int i = 1; i < workers; ++i) pool.emplace_back(work);
-  WITH_TSAN(if (0)) work();
-  for (auto& thread : pool) thread.join();
+  std::vector<std::unique_ptr<Member>> members;
+  std::atomic<uint32_t> unfinished{0};
+  const unsigned *grid, *threads;
+  void (*body)(void**);
+  void** arguments;
+  std::atomic<uint64_t> next_block;
+  char launch_clock, end_clock;  // what orders launches, for ThreadSanitizer
+  pid_t process = getpid();
+
+  void work(Member& member);
+  void run_blocks();
+  void run(unsigned workers);
+};
+
+void Pool::work(Member& member) {
+  for (uint32_t seen = 0;; ++seen) {
+    member.launch.wait(seen);
+    run_blocks();
+    if (unfinished.fetch_sub(1) == 1) unfinished.notify_all();
+  }
+}
+
+void Pool::run_blocks() {
+  const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
+  gridDim = {grid[0], grid[1], grid[2]};
+  blockDim = {threads[0], threads[1], threads[2]};
+  block.body = body;
+  block.arguments = arguments;
+  block.threads = threads[0] * threads[1] * threads[2];
+  block_touched_edges = 0;
+  WITH_TSAN(block.scheduler_tsan = __tsan_get_current_fiber(); __tsan_acquire(&launch_clock); __tsan_release(&block.start_clock);)
+  for (uint64_t i; (i = next_block.fetch_add(1, std::memory_order_relaxed)) < blocks;) {
+    blockIdx = {unsigned(i % grid[0]), unsigned(i / grid[0] % grid[1]), unsigned(i / (uint64_t(grid[0]) * grid[1]))};
+    block.run();
+    WITH_TSAN(break;)
+  }
+  WITH_TSAN(__tsan_acquire(&block.end_clock); __tsan_release(&end_clock);)
+  all_touched_edges.fetch_add(block_touched_edges, std::memory_order_relaxed);
+}
+
+void Pool::run(unsigned workers) {
+  while (members.size() < workers) {
+    members.push_back(std::make_unique<Member>());
+    std::thread(&Pool::work, this, std::ref(*members.back())).detach();
+  }
+  WITH_TSAN(__tsan_release(&launch_clock);)
+  next_block = 0;
+  unfinished = workers;
+  for (unsigned i = 0; i < workers; ++i) {
+    members[i]->launch.fetch_add(1);
+    members[i]->launch.notify_one();
+  }
+  for (uint32_t left; (left = unfinished) != 0;) unfinished.wait(left);
+  WITH_TSAN(__tsan_acquire(&end_clock);)
+}
+
+int run(const unsigned* grid, const unsigned* threads, void (*body)(void**), void** arguments, [[maybe_unused]] int workers) {
+  static std::mutex one_launch;
+  const std::lock_guard alone(one_launch);
+  static Pool* pool = new Pool;                    // never destroyed: its threads wait until the process ends
+  if (pool->process != getpid()) pool = new Pool;  // a forked process has none of the threads
+  pool->grid = grid;
+  pool->threads = threads;
+  pool->body = body;
+  pool->arguments = arguments;
+  const uint64_t blocks = uint64_t(grid[0]) * grid[1] * grid[2];
+#ifdef SIMT_TSAN
+  pool->run(unsigned(blocks));
+#else
+  pool->run(unsigned(std::min<uint64_t>(workers, blocks)));
+#endif
   return 0;
 }
 

@@ -2,13 +2,18 @@
 //
 // One OS thread runs one block at a time. The CUDA threads of a block are fibers that give way only at barriers and warp
 // collectives; blocks run in parallel. Supported: shared memory, barriers, masked shuffles and ballots, atomics (only the
-// overloads that CUDA has, so that what compiles here compiles there). Not: grid-wide barriers, extern __shared__.
+// overloads that CUDA has, so that what compiles here compiles there). Not: grid-wide barriers, extern __shared__, waiting
+// for another thread in a loop.
+//
+// What CUDA leaves undefined ends the process with a message that names the lines: threads of a block at different barriers,
+// a mask without the caller, lanes of one mask at different collectives, a wait that can never end.
 #pragma once
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <source_location>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -36,7 +41,11 @@ extern constinit thread_local dim3 blockDim, gridDim;
 
 namespace simt {
 
-extern constinit thread_local long long touched_edges;  // counted by kernels, collected when their blocks end
+// Edges that kernels say they read. Counted behind a call, because a sanitizer would see threads race for the counter.
+struct EdgeCounter {
+  void operator+=(long long edges);
+};
+extern EdgeCounter touched_edges;
 
 // What every lane of a warp brought to a collective, and who came.
 struct Meeting {
@@ -45,8 +54,12 @@ struct Meeting {
   uint64_t brought[32];
 };
 
-int wait_for_block(int predicate);                                // how many threads of the block came with a nonzero one
-const Meeting& meet_in_warp(uint32_t lanes, uint64_t brought);    // waits for all live lanes of the mask
+enum class Collective { sync, shuffle, vote, match };
+using Site = std::source_location;
+
+int wait_for_block(int predicate, Site site);  // how many threads of the block came with a nonzero one
+const Meeting& meet_in_warp(Collective kind, uint32_t lanes, uint64_t brought, Site site);  // waits for all live lanes of the mask
+void fence();
 int run(const unsigned* grid, const unsigned* block, void (*body)(void**), void** arguments, int workers);
 
 template <class T>
@@ -94,55 +107,83 @@ struct Kernel<K> {
 }  // namespace simt
 
 #define SIMT_EXPORT(symbol, ...)                                                                                  \
-  extern "C" const char* symbol##_signature() { return simt::Kernel<&__VA_ARGS__>::signature(); }                 \
+  extern "C" const char* symbol##_signature() { return simt::Kernel<&::__VA_ARGS__>::signature(); }                 \
   extern "C" int symbol(const unsigned* grid, const unsigned* block, void** arguments, int workers) {             \
-    return simt::run(grid, block, simt::Kernel<&__VA_ARGS__>::body, arguments, workers);                          \
+    return simt::run(grid, block, simt::Kernel<&::__VA_ARGS__>::body, arguments, workers);                          \
   }
 
 // ---- barriers and warp collectives -----------------------------------------------------------------------------------
 
-inline void __syncthreads() { simt::wait_for_block(0); }
-inline int __syncthreads_count(int predicate) { return simt::wait_for_block(predicate); }
-inline int __syncthreads_or(int predicate) { return simt::wait_for_block(predicate) != 0; }
-inline void __syncwarp(uint32_t lanes = ~0u) { simt::meet_in_warp(lanes, 0); }
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+inline void __syncthreads(simt::Site site = simt::Site::current()) { simt::wait_for_block(0, site); }
+inline int __syncthreads_count(int predicate, simt::Site site = simt::Site::current()) {
+  return simt::wait_for_block(predicate, site);
+}
+inline int __syncthreads_or(int predicate, simt::Site site = simt::Site::current()) {
+  return simt::wait_for_block(predicate, site) != 0;
+}
+inline int __syncthreads_and(int predicate, simt::Site site = simt::Site::current()) {
+  return simt::wait_for_block(!predicate, site) == 0;
+}
+inline void __syncwarp(uint32_t lanes = ~0u, simt::Site site = simt::Site::current()) {
+  simt::meet_in_warp(simt::Collective::sync, lanes, 0, site);
+}
+inline void __threadfence() { simt::fence(); }
+inline void __threadfence_block() { simt::fence(); }
 
 template <class T>
-T __shfl_sync(uint32_t lanes, T value, int source, int width = 32) {
-  const simt::Meeting& met = simt::meet_in_warp(lanes, simt::to_bits(value));
+T __shfl_sync(uint32_t lanes, T value, int source, int width = 32, simt::Site site = simt::Site::current()) {
+  const simt::Meeting& met = simt::meet_in_warp(simt::Collective::shuffle, lanes, simt::to_bits(value), site);
   return simt::from_bits<T>(met.brought[(met.lane & ~(width - 1)) + (source & (width - 1))]);
 }
 template <class T>
-T __shfl_down_sync(uint32_t lanes, T value, unsigned distance, int width = 32) {
-  const simt::Meeting& met = simt::meet_in_warp(lanes, simt::to_bits(value));
+T __shfl_down_sync(uint32_t lanes, T value, unsigned distance, int width = 32, simt::Site site = simt::Site::current()) {
+  const simt::Meeting& met = simt::meet_in_warp(simt::Collective::shuffle, lanes, simt::to_bits(value), site);
   const unsigned source = met.lane + distance;
   return source / width == met.lane / width ? simt::from_bits<T>(met.brought[source]) : value;
 }
 template <class T>
-T __shfl_up_sync(uint32_t lanes, T value, unsigned distance, int width = 32) {
-  const simt::Meeting& met = simt::meet_in_warp(lanes, simt::to_bits(value));
+T __shfl_up_sync(uint32_t lanes, T value, unsigned distance, int width = 32, simt::Site site = simt::Site::current()) {
+  const simt::Meeting& met = simt::meet_in_warp(simt::Collective::shuffle, lanes, simt::to_bits(value), site);
   return (met.lane & (width - 1)) >= distance ? simt::from_bits<T>(met.brought[met.lane - distance]) : value;
 }
 template <class T>
-T __shfl_xor_sync(uint32_t lanes, T value, int mask, int width = 32) {
-  const simt::Meeting& met = simt::meet_in_warp(lanes, simt::to_bits(value));
-  const unsigned source = met.lane ^ mask;
-  return source / width == met.lane / width ? simt::from_bits<T>(met.brought[source]) : value;
+T __shfl_xor_sync(uint32_t lanes, T value, int mask, int width = 32, simt::Site site = simt::Site::current()) {
+  const simt::Meeting& met = simt::meet_in_warp(simt::Collective::shuffle, lanes, simt::to_bits(value), site);
+  const unsigned source = met.lane ^ unsigned(mask);  // earlier groups can be read, later ones cannot
+  return source / width <= met.lane / width ? simt::from_bits<T>(met.brought[source]) : value;
 }
-inline uint32_t __ballot_sync(uint32_t lanes, int predicate) {
-  const simt::Meeting& met = simt::meet_in_warp(lanes, predicate != 0);
+inline uint32_t __ballot_sync(uint32_t lanes, int predicate, simt::Site site = simt::Site::current()) {
+  const simt::Meeting& met = simt::meet_in_warp(simt::Collective::vote, lanes, predicate != 0, site);
   uint32_t votes = 0;
   for (int lane = 0; lane < 32; ++lane) votes |= uint32_t((met.arrived >> lane & 1) && met.brought[lane]) << lane;
   return votes;
 }
-inline int __any_sync(uint32_t lanes, int predicate) { return __ballot_sync(lanes, predicate) != 0; }
-inline int __all_sync(uint32_t lanes, int predicate) { return __ballot_sync(lanes, !predicate) == 0; }
+inline int __any_sync(uint32_t lanes, int predicate, simt::Site site = simt::Site::current()) {
+  return __ballot_sync(lanes, predicate, site) != 0;
+}
+inline int __all_sync(uint32_t lanes, int predicate, simt::Site site = simt::Site::current()) {
+  return __ballot_sync(lanes, !predicate, site) == 0;
+}
+template <class T>
+uint32_t __match_any_sync(uint32_t lanes, T value, simt::Site site = simt::Site::current()) {
+  const uint64_t bits = simt::to_bits(value);
+  const simt::Meeting& met = simt::meet_in_warp(simt::Collective::match, lanes, bits, site);
+  uint32_t equal = 0;
+  for (int lane = 0; lane < 32; ++lane) equal |= uint32_t((met.arrived >> lane & 1) && met.brought[lane] == bits) << lane;
+  return equal;
+}
 
 // ---- arithmetic -----------------------------------------------------------------------------------------------------------
 
 inline int __popc(uint32_t word) { return __builtin_popcount(word); }
 inline int __popcll(unsigned long long word) { return __builtin_popcountll(word); }
 inline int __ffs(int word) { return __builtin_ffs(word); }
+inline int __ffsll(long long word) { return __builtin_ffsll(word); }
+inline unsigned __brev(unsigned word) {
+  unsigned reversed = 0;
+  for (int bit = 0; bit < 32; ++bit) reversed |= (word >> bit & 1u) << (31 - bit);
+  return reversed;
+}
 inline int __clz(int word) { return word ? __builtin_clz(word) : 32; }
 inline int __clzll(long long word) { return word ? __builtin_clzll(word) : 64; }
 inline unsigned __umulhi(unsigned a, unsigned b) { return unsigned(uint64_t(a) * b >> 32); }
@@ -196,6 +237,9 @@ SIMT_ATOMIC(atomicOr, unsigned long long, old | value)
 SIMT_ATOMIC(atomicAnd, int, old & value)
 SIMT_ATOMIC(atomicAnd, unsigned, old & value)
 SIMT_ATOMIC(atomicAnd, unsigned long long, old & value)
+SIMT_ATOMIC(atomicXor, int, old ^ value)
+SIMT_ATOMIC(atomicXor, unsigned, old ^ value)
+SIMT_ATOMIC(atomicXor, unsigned long long, old ^ value)
 SIMT_SWAP_IF(int)
 SIMT_SWAP_IF(unsigned)
 SIMT_SWAP_IF(unsigned long long)

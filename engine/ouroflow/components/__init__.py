@@ -15,10 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ouroflow.errors import InputError, UsageError
+from ouroflow.runtime.launch import accelerator_of
 from ouroflow.runtime.threads import in_threads
 
 if TYPE_CHECKING:
     from ouroflow.graph import FlowGraph
+    from ouroflow.graph_gpu import DeviceGraph
+    from ouroflow.runtime.launch import Accelerator
 
 __all__ = ["ComponentCertificate", "Components", "certify", "components_of", "strong_components"]
 
@@ -94,9 +97,9 @@ def strong_components(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int
     Parameters
     ----------
     payer, payee : integer[flows]
-        Company ids from 0, of any integer type. int32 arrays are used as they are; others are copied to int32 where the
-        ids allow. Self-flows and parallel flows may occur and change nothing. Ids should be dense: memory is spent on
-        every id below the largest.
+        Company ids from 0, of any integer type; NumPy arrays, or CuPy arrays of one device. int32 arrays are used as they
+        are; others are copied to int32 where the ids allow. Self-flows and parallel flows may occur and change nothing.
+        Ids should be dense: memory is spent on every id below the largest.
     companies : int, optional
         Number of companies; default the largest id + 1. Companies without flows are components of their own.
 
@@ -104,7 +107,8 @@ def strong_components(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int
     -------
     int32[companies]
         Component of each company: 0 is the largest; numbered by falling size, then by smallest company id. The same for
-        any order of the flows and any number of threads. (int64 past 2**31 - 1 companies.)
+        any order of the flows, any number of threads, and any device. (int64 past 2**31 - 1 companies.) A CuPy array where
+        the ids were CuPy arrays.
 
     Raises
     ------
@@ -120,28 +124,87 @@ def strong_components(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int
     parallel. What it leaves: Tarjan (1972), Depth-first search and linear graph algorithms, with one stack as in Pearce
     (2016), A space-efficient algorithm for finding strongly connected components.
     """
+    on = accelerator_of(payer)
+    if on is not None:
+        return _strong_components_on(on, payer, payee, companies)
     from ouroflow.components import cpu
 
     payer, payee, companies = _checked_flows(payer, payee, companies)
     return cpu.components_of_flows(payer, payee, companies)[0]
 
 
-def components_of(graph: FlowGraph) -> Components:
-    """Find the strong components of a flow graph; the labels equal those of `strong_components` on its flows."""
-    from ouroflow.components import cpu
+def _strong_components_on(on: Accelerator, payer: Any, payee: Any, companies: int | None) -> Any:
+    """Label flows in device memory, after the checks of the host's twin; the labels stay there."""
+    from ouroflow.components import gpu
 
-    labels, nontrivial_sizes = cpu.components_of_flows(
-        graph.payer,
-        graph.payee,
-        graph.companies,
-        ((graph.out_offsets, graph.payee), (graph.in_offsets, graph.in_payer)),
-    )
+    tops = []
+    for ids, name in ((payer, "payer"), (payee, "payee")):
+        if not isinstance(ids, on.xp.ndarray) or ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise InputError(
+                f"{name} must be a one-dimensional array of integer company ids on {on.name}, as the other is"
+            )
+        if ids.size and int(ids.min()) < 0:
+            raise InputError(f"{name}[{int((ids < 0).argmax())}] is negative: company ids start at 0")
+        tops.append(int(ids.max()) if ids.size else -1)
+    if payer.size != payee.size:
+        raise InputError(f"payer has {payer.size} ids and payee {payee.size}: every flow needs one payer and one payee")
+    companies = _company_count(companies, max(tops) + 1)
+    for ids, name, top in ((payer, "payer", tops[0]), (payee, "payee", tops[1])):
+        if top >= companies:
+            at = int(ids.argmax())
+            raise InputError(f"{name}[{at}] is {top}, but with companies={companies} ids must be below {companies}")
+    dtype = np.int32 if companies < 2**31 else np.int64
+    payer, payee = (on.xp.ascontiguousarray(ids.astype(dtype, copy=False)) for ids in (payer, payee))
+    return gpu.components_of_flows(on, payer, payee, companies)[0]
+
+
+def components_of(graph: FlowGraph | DeviceGraph, *, scc: str = "own") -> Components:
+    """Find the strong components of a flow graph; the labels equal those of `strong_components` on its flows.
+
+    Parameters
+    ----------
+    graph : FlowGraph or DeviceGraph
+    scc : {'own', 'cugraph'}
+        Who finds them on a device: our kernels or cuGraph. The answer is the same.
+
+    Raises
+    ------
+    UsageError
+        If cuGraph is asked for on the CPU.
+    """
+    if graph.device == "gpu":
+        labels, nontrivial_sizes = _device_components(graph, scc)
+    elif scc != "own":
+        raise UsageError(f"--scc {scc}: cuGraph works on a GPU; use --device gpu, or leave --scc out")
+    else:
+        from ouroflow.components import cpu
+
+        labels, nontrivial_sizes = cpu.components_of_flows(
+            graph.payer,
+            graph.payee,
+            graph.companies,
+            ((graph.out_offsets, graph.payee), (graph.in_offsets, graph.in_payer)),
+        )
     single = labels.size - int(nontrivial_sizes.sum())
     return Components(labels, np.concatenate([nontrivial_sizes, np.ones(single, np.int64)]))
 
 
-def certify(graph: FlowGraph, components: Components) -> ComponentCertificate:
-    """Build the trees and the order that prove `components`; deterministic, O(companies + flows).
+def _device_components(graph: Any, scc: str) -> tuple[IdArray, npt.NDArray[np.int64]]:
+    if scc == "cugraph":
+        from ouroflow.components import gpu_cugraph
+
+        labels, sizes = gpu_cugraph.labels_by_cugraph(graph.on, graph.payer, graph.payee, graph.companies)
+    else:
+        from ouroflow.components import gpu
+
+        labels, sizes = gpu.components_of_indexes(
+            graph.on, (graph.out_offsets, graph.payee), (graph.in_offsets, graph.in_payer)
+        )
+    return graph.on.to_host(labels), sizes
+
+
+def certify(graph: FlowGraph | DeviceGraph, components: Components) -> ComponentCertificate:
+    """Build the trees and the order that prove `components`, on the host; deterministic, O(companies + flows).
 
     Raises
     ------
@@ -156,6 +219,7 @@ def certify(graph: FlowGraph, components: Components) -> ComponentCertificate:
             f"the components hold {components.labels.size} companies and the graph {graph.companies}: "
             "pass the components of this graph"
         )
+    graph = graph.host
     outgoing, incoming = (graph.out_offsets, graph.payee), (graph.in_offsets, graph.in_payer)
     towards, away, rank = in_threads(
         lambda: cpu_certificate.trees(*incoming, components.labels, components.nontrivial),
@@ -177,20 +241,25 @@ def _checked_flows(payer: npt.ArrayLike, payee: npt.ArrayLike, companies: int | 
             f"payer has {payer_ids.size} ids and payee {payee_ids.size}: every flow needs one payer and one payee"
         )
     needed = max(payer_top, payee_top) + 1
-    if companies is None:
-        companies = needed
-    try:
-        companies = operator.index(companies)
-    except TypeError:
-        raise UsageError(f"companies must be an integer, got {companies!r}") from None
-    if companies < 0:
-        raise UsageError(f"companies must not be negative, got {companies}")
+    companies = _company_count(companies, needed)
     if needed > companies:
         name, ids = ("payer", payer_ids) if payer_top >= payee_top else ("payee", payee_ids)
         at = int(ids.argmax())
         raise InputError(f"{name}[{at}] is {ids[at]}, but with companies={companies} ids must be below {companies}")
     dtype = np.int32 if companies < 2**31 else np.int64
     return payer_ids.astype(dtype, copy=False), payee_ids.astype(dtype, copy=False), companies
+
+
+def _company_count(companies: int | None, needed: int) -> int:
+    if companies is None:
+        return needed
+    try:
+        companies = operator.index(companies)
+    except TypeError:
+        raise UsageError(f"companies must be an integer, got {companies!r}") from None
+    if companies < 0:
+        raise UsageError(f"companies must not be negative, got {companies}")
+    return companies
 
 
 def _checked_ids(values: npt.ArrayLike, name: str) -> tuple[npt.NDArray[Any], int]:

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ouroflow.graph import FlowGraph, Ids
+    from ouroflow.graph_gpu import DeviceGraph
+    from ouroflow.runtime.launch import Accelerator
 
 ROLES = ("payer", "payee", "amount", "time", "id", "currency", "status", "kind", "low", "high")
 """What a column can stand for. Payer and payee are needed; a table of two columns may do without an amount."""
@@ -176,6 +179,8 @@ class Ledger:
         File, row (from 1), reason, and the values of each refused row as text. Rows of another status are only counted.
     notes : tuple of str
         What was assumed, for the user to read.
+    on : Accelerator or None
+        In whose memory `payer`, `payee` and `amount` lie; None: on the host, as all else does.
 
     Notes
     -----
@@ -210,6 +215,7 @@ class Ledger:
     rounding: Fraction = Fraction(0)
     rejected: pa.Table | None = None
     notes: tuple[str, ...] = ()
+    on: Accelerator | None = None
 
     def __post_init__(self) -> None:
         """Make every array read-only."""
@@ -221,25 +227,45 @@ class Ledger:
         """Return the number of payments that are used."""
         return len(self.amount)
 
-    def graph(self) -> FlowGraph:
+    @cached_property
+    def host(self) -> Ledger:
+        """The same ledger with all arrays on the host; what lies on a device is copied once."""
+        if self.on is None:
+            return self
+        down = self.on.to_host
+        return replace(self, on=None, payer=down(self.payer), payee=down(self.payee), amount=down(self.amount))
+
+    def graph(self, on: Accelerator | None = None) -> FlowGraph | DeviceGraph:
         """Sum the payments into flows.
+
+        Parameters
+        ----------
+        on : Accelerator, optional
+            Where to. Default: where the payments lie.
 
         Raises
         ------
         InputError
             If the sum of all amounts passes int64.
+        ResourceError
+            If the flows do not fit the device.
         """
-        from ouroflow.graph import FlowGraph
+        on = on or self.on
+        company = {
+            "companies": len(self.companies),
+            "names": self.companies,
+            "inflow": self.inflow,
+            "outflow": self.outflow,
+        }
+        graph: FlowGraph | DeviceGraph
+        if on is None:
+            from ouroflow.graph import FlowGraph
 
-        graph = FlowGraph.from_payments(
-            self.payer,
-            self.payee,
-            self.amount,
-            companies=len(self.companies),
-            names=self.companies,
-            inflow=self.inflow,
-            outflow=self.outflow,
-        )
+            graph = FlowGraph.from_payments(self.payer, self.payee, self.amount, **company)
+        else:
+            from ouroflow.graph_gpu import DeviceGraph
+
+            graph = DeviceGraph.from_payments(on, self.payer, self.payee, self.amount, **company)
         return replace(graph, self_payments=self.rows.self_payments, self_amount=self.self_amount)
 
     def where(self, payments: npt.ArrayLike) -> list[tuple[str, int]]:

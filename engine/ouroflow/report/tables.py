@@ -11,6 +11,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from ouroflow.components import ComponentCertificate, Components
     from ouroflow.graph import FlowGraph, Ids
+    from ouroflow.graph_gpu import DeviceGraph
     from ouroflow.roundtrip import RoundTrip
     from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
 
@@ -29,7 +30,7 @@ COMPANY_FIGURES = {
 """Columns of companies.parquet that the round-trip room fills, and where it keeps them."""
 
 
-def identities(graph: FlowGraph) -> pa.Array:
+def identities(graph: FlowGraph | DeviceGraph) -> pa.Array:
     """Return the identity of each company: names where there are any, else the ids."""
     return graph.names if graph.names is not None else pa.array(np.arange(graph.companies))
 

@@ -1,7 +1,7 @@
 """Round-trip fractions: how much of what is paid comes back to its payer under proportional mixing.
 
 The door of the room: it chooses the method, once, and puts the parts together. The methods stand beside it: exact by
-elimination (`cpu_exact`), absorbing panel push (`cpu_push`), seeded walks (`cpu_walks`), and the one-pass `brackets`.
+elimination (`cpu_exact`), absorbing panel push (`push`), seeded walks (`walks`), and the one-pass `brackets`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ouroflow.certified import Certified
 from ouroflow.errors import ResourceError, UsageError
 from ouroflow.graph import exact_sum
 from ouroflow.roundtrip.brackets import Brackets, brackets
-from ouroflow.runtime.memory import available_bytes
 
 if TYPE_CHECKING:
     from ouroflow.components import Components
     from ouroflow.graph import FlowGraph
+    from ouroflow.graph_gpu import DeviceGraph
     from ouroflow.roundtrip.ranges import FlowRanges, RangedReturns
 
 __all__ = [
@@ -106,7 +106,7 @@ class RoundTrip:
 
 
 def round_trip_fractions(
-    graph: FlowGraph,
+    graph: FlowGraph | DeviceGraph,
     components: Components | None = None,
     *,
     tolerance: float = 1e-3,
@@ -124,8 +124,8 @@ def round_trip_fractions(
 
     Parameters
     ----------
-    graph : FlowGraph
-        n companies, m flows, int64 minor units.
+    graph : FlowGraph or DeviceGraph
+        n companies, m flows, int64 minor units. The work is done where it lies.
     components : Components, optional
         Strong components of `graph`; computed when not given.
     tolerance : float
@@ -152,7 +152,8 @@ def round_trip_fractions(
     UsageError
         If a setting is out of range.
     ResourceError
-        If exact figures were asked for and the memory at hand does not hold their dense core.
+        If exact figures were asked for and the memory at hand does not hold their dense core, or if the device has not the
+        memory for a stage.
 
     Notes
     -----
@@ -178,10 +179,9 @@ def round_trip_fractions(
     return work.finish(tolerance, hops)
 
 
-# Elimination is tried on components of up to so many companies, and on any with few flows a company. It is given up where the
-# dense core passes the limit: 2 core^3 operations of BLAS take about 15 seconds on two cores at 8,000, and twice 8 core^2 bytes
-# are a gigabyte.
-_TRY_COMPANIES, _SPARSE, _TRY_CORE = 150_000, 3, 8_000
+# Elimination is tried on components of up to so many companies, and on any with few flows a company; it is given up where the
+# dense core passes the limit of the twin.
+_TRY_COMPANIES, _SPARSE = 150_000, 3
 _PILOT_WALKS = 1 << 10  # tell how long walks are
 _SCREEN_WALKS = 1 << 18  # one sample that ranks all companies
 _SCREEN_STEPS = 1e8  # that it may take, where money hardly leaks and walks are long: about a second on two cores
@@ -189,12 +189,12 @@ _PUSH_STEPS = 4e9  # flows x companies x hops that pushing all companies may cos
 
 
 class _Work:
-    """The parts of an answer while they come together."""
+    """The parts of an answer while they come together, on the host; the heavy work is done where the graph lies."""
 
-    def __init__(self, graph: FlowGraph, components: Components) -> None:
-        self.graph, self.components = graph, components
+    def __init__(self, graph: FlowGraph | DeviceGraph, components: Components) -> None:
+        self.at, self.graph, self.components = graph, graph.host, components
         self.low, self.value, self.high = (np.zeros(graph.companies) for _ in range(3))
-        inside = components.labels[graph.payer] == components.labels[graph.payee]
+        inside = components.labels[self.graph.payer] == components.labels[self.graph.payee]
         self.flows = np.where(inside, np.nan, 0.0)
         self.open = components.labels < components.nontrivial
         """Companies on loops that no exact method has solved."""
@@ -209,16 +209,18 @@ class _Work:
 
     def solve_exactly(self, *, exact_only: bool) -> None:
         """Solve every component that elimination can handle."""
-        from ouroflow.roundtrip.cpu_exact import SMALL, exact_returns, exact_small
+        from ouroflow.roundtrip.cpu_exact import SMALL
 
         if not self.components.nontrivial:
             return
+        exact = _exact_twin(self.at)
+        core_limit = exact.core_that_fits() if exact_only else min(exact.TRY_CORE, exact.core_that_fits())
         intra = self.graph.intra(self.components.labels)
         throughflow = self.graph.throughflow[intra.company]
         sizes = np.diff(intra.company_offsets)
         small = np.flatnonzero(sizes <= SMALL)
         if small.size:
-            found = exact_small(intra, throughflow, small)
+            found = exact.exact_small(intra, throughflow, small)
             solved = ~np.isnan(found.company)
             self._settle(intra.company[solved], found.company[solved])
             settled = ~np.isnan(found.flow)
@@ -229,12 +231,12 @@ class _Work:
             dense = flows.stop - flows.start > _SPARSE * sizes[component]
             if sizes[component] > _TRY_COMPANIES and dense and not exact_only:
                 continue
-            solution = exact_returns(
+            solution = exact.exact_returns(
                 intra.flow_offsets[members.start : members.stop + 1] - flows.start,
                 intra.payee[flows],
                 intra.amount[flows],
                 throughflow[members],
-                core_limit=core_that_fits() if exact_only else min(_TRY_CORE, core_that_fits()),
+                core_limit=core_limit,
             )
             if solution is not None:
                 self._settle(intra.company[members], solution.company)
@@ -242,23 +244,23 @@ class _Work:
             elif exact_only:
                 raise ResourceError(
                     f"exact figures of a component of {sizes[component]:,} companies need a dense core of more than "
-                    f"{core_that_fits():,} companies, which this machine's free memory does not hold; allow a tolerance "
+                    f"{core_limit:,} companies, which this machine's free memory does not hold; allow a tolerance "
                     "(--tolerance 1e-3), or use a machine with more memory"
                 )
 
     def follow_hops(self, hops: int, *, exact_only: bool) -> None:
         """Follow the money of every company on a loop for so many hops, where that is affordable."""
-        from ouroflow.roundtrip.cpu_push import push_returns, two_hop_returns
+        from ouroflow.roundtrip.push import push_returns, two_hop_returns
 
         if hops == 2:
-            self.flows = two_hop_returns(self.graph)
+            self.flows = two_hop_returns(self.at)
             back = np.bincount(self.graph.payer, self.graph.amount * self.flows, self.graph.companies)
             self._settle(np.arange(self.graph.companies), back / np.maximum(self.graph.throughflow, 1))
             return
         roots = np.flatnonzero(self.open)
         if not roots.size or (float(self.graph.flows) * roots.size * hops > _PUSH_STEPS and not exact_only):
             return
-        pushed = push_returns(self.graph, self.components.labels, roots, hops=hops)
+        pushed = push_returns(self.at, self.components.labels, roots, hops=hops)
         paid = self.graph.paid[roots]
         self._settle(roots, pushed.value * paid / self.graph.throughflow[roots])
 
@@ -267,29 +269,29 @@ class _Work:
 
         A screen takes more walks than the graph's fraction alone may need. Both looks share the error level.
         """
-        from ouroflow.roundtrip.cpu_push import two_hop_returns
-        from ouroflow.roundtrip.cpu_walks import walk_returns
+        from ouroflow.roundtrip.push import two_hop_returns
+        from ouroflow.roundtrip.walks import walk_returns
 
         labels = self._open_labels()
         narrow = tolerance * self.graph.total
-        pilot = walk_returns(self.graph, labels, seed=_other(seed, 3), hops=hops, walks=_PILOT_WALKS)
+        pilot = walk_returns(self.at, labels, seed=_other(seed, 3), hops=hops, walks=_PILOT_WALKS)
         steps_a_walk = max(pilot.steps / max(pilot.walks, 1), 1.0)
         self.walks_end = pilot.unfinished <= tolerance * pilot.walks
         if screen:
             confidence = (1 + confidence) / 2
             walks = max(_PILOT_WALKS, min(_SCREEN_WALKS, int(_SCREEN_STEPS / steps_a_walk)))
-            tally = walk_returns(self.graph, labels, seed=seed, confidence=confidence, hops=hops, walks=walks)
+            tally = walk_returns(self.at, labels, seed=seed, confidence=confidence, hops=hops, walks=walks)
             self.sampled = tally.round_trip()
         if not screen or max(self.sampled.high - self.sampled.value, self.sampled.value - self.sampled.low) > narrow:
             tally = walk_returns(
-                self.graph, labels, seed=_other(seed, 1), tolerance=tolerance, confidence=confidence, hops=hops
+                self.at, labels, seed=_other(seed, 1), tolerance=tolerance, confidence=confidence, hops=hops
             )
             self.sampled = tally.round_trip()
         # All company intervals hold at once: of 10^6 intervals at 99% each, those at the top of any list would be the wrong ones.
         at_once = replace(tally, confidence=1 - (1 - tally.confidence) / max(1, int(np.count_nonzero(self.open))))
         value, low, high = at_once.companies()
         # What comes straight back is a lower bound, exact and cheap.
-        straight = np.bincount(self.graph.payer, self.graph.amount * two_hop_returns(self.graph), self.graph.companies)
+        straight = np.bincount(self.graph.payer, self.graph.amount * two_hop_returns(self.at), self.graph.companies)
         ceiling = np.minimum(self.graph.paid, self.graph.received).astype(np.float64)
         low = np.minimum(np.maximum(low, straight), ceiling)
         value = np.clip(value, low, ceiling)
@@ -304,8 +306,8 @@ class _Work:
         self, tolerance: float, confidence: float, hops: int | None, top: int, named: Sequence[int], seed: int
     ) -> None:
         """Narrow the intervals of the first companies of the screen, and of those asked for by name."""
-        from ouroflow.roundtrip.cpu_push import push_returns
-        from ouroflow.roundtrip.cpu_walks import walk_companies
+        from ouroflow.roundtrip.push import push_returns
+        from ouroflow.roundtrip.walks import walk_companies
 
         graph = self.graph
         candidates = np.flatnonzero(self.open)
@@ -320,7 +322,7 @@ class _Work:
         found = np.zeros((3, roots.size))
         if walking.any():
             sampled = walk_companies(
-                graph,
+                self.at,
                 self._open_labels(),
                 roots[walking],
                 seed=_other(seed, 2),
@@ -330,7 +332,7 @@ class _Work:
             )
             found[:, walking] = sampled.low, sampled.value, sampled.high
         if not walking.all():
-            pushed = push_returns(graph, self.components.labels, roots[~walking], tolerance=tolerance, hops=hops)
+            pushed = push_returns(self.at, self.components.labels, roots[~walking], tolerance=tolerance, hops=hops)
             found[:, ~walking] = pushed.low, (pushed.low + pushed.high) / 2, pushed.high
         ceiling = np.minimum(paid, graph.received[roots]).astype(np.float64)
         money = np.minimum(found * paid, ceiling)
@@ -382,7 +384,7 @@ class _Work:
         return RoundTrip(
             fraction=_quotient(total, graph.total),
             finn=_quotient(total, exact_sum(graph.throughflow)),
-            brackets=brackets(graph, self.components.labels),
+            brackets=brackets(self.at, self.at.place(self.components.labels)),
             companies=CompanyReturns.of_money(graph, self.value, self.low, self.high),
             flows=self.flows,
             method=method,
@@ -438,9 +440,15 @@ def over_ranges(
     )
 
 
-def core_that_fits() -> int:
-    """Return how large a dense core the free memory holds: two copies at 8 bytes an entry, and a fifth for the rest."""
-    return math.isqrt(available_bytes() // 20)
+def _exact_twin(graph: FlowGraph | DeviceGraph) -> Any:
+    """Return the exact method where the graph lies; both twins have the same functions."""
+    if graph.device == "gpu":
+        from ouroflow.roundtrip.gpu_exact import DeviceExact
+
+        return DeviceExact(graph.on)
+    from ouroflow.roundtrip import cpu_exact
+
+    return cpu_exact
 
 
 def _other(seed: int, stream: int) -> int:

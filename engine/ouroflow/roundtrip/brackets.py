@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ouroflow.certified import Certified
 from ouroflow.graph import exact_sum
 
 if TYPE_CHECKING:
-    from ouroflow.graph import FlowGraph, Ids
+    from ouroflow.graph import FlowGraph
+    from ouroflow.graph_gpu import DeviceGraph
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +35,15 @@ class Brackets:
     bilateral: Certified
 
 
-def brackets(graph: FlowGraph, labels: Ids) -> Brackets:
+def brackets(graph: FlowGraph | DeviceGraph, labels: Any) -> Brackets:
     """Return the exact brackets of a graph with its component labels.
 
     Parameters
     ----------
-    graph : FlowGraph
+    graph : FlowGraph or DeviceGraph
         n companies, m flows, int64 minor units.
-    labels : ndarray of int32, shape (n,)
-        Strong component of each company.
+    labels : int32 or int64 array of shape (n,)
+        Strong component of each company, where the graph lies.
 
     Returns
     -------
@@ -55,7 +55,7 @@ def brackets(graph: FlowGraph, labels: Ids) -> Brackets:
         zero = Certified.exact(0.0, "exact: no flow")
         return Brackets(zero, zero, zero)
     # |in - out| of one company fits int64, for both are at most W < 2^63; their sum may reach 2W and is added in Python integers.
-    imbalance = exact_sum(np.abs(graph.received - graph.paid))
+    imbalance = exact_sum(abs(graph.received - graph.paid))
     inside = labels[graph.payer] == labels[graph.payee]
     return Brackets(
         netting=_fraction(2 * total - imbalance, 2 * total),
@@ -64,20 +64,20 @@ def brackets(graph: FlowGraph, labels: Ids) -> Brackets:
     )
 
 
-def mutual_amounts(graph: FlowGraph) -> npt.NDArray[np.int64]:
-    """Return min(w_ij, w_ji) for every flow i -> j that has a flow j -> i.
+def mutual_amounts(graph: FlowGraph | DeviceGraph) -> Any:
+    """Return min(w_ij, w_ji) for every flow i -> j that has a flow j -> i: int64 array, where the graph lies.
 
     Both key lists are sorted by construction (flows by payer then payee, reverse flows by payee then payer), so the search
     runs through memory in order: O(m log m) steps, O(m) of them missing the cache at worst.
     """
-    n = np.int64(graph.companies)
-    forward = graph.payer.astype(np.int64) * n + graph.payee
-    owner = np.repeat(np.arange(graph.companies, dtype=np.int64), np.diff(graph.in_offsets))
-    backward = owner * n + graph.in_payer
-    at = np.searchsorted(backward, forward)
-    at[at == backward.size] = 0
-    both = backward[at] == forward if backward.size else np.zeros(0, bool)
-    return np.minimum(graph.amount[both], graph.amount[graph.in_flow[at[both]]])
+    forward = graph.payer.astype(np.int64) * graph.companies + graph.payee
+    backward = graph.payee[graph.in_flow].astype(np.int64) * graph.companies + graph.in_payer
+    if not len(forward):
+        return graph.amount
+    at = graph.xp.searchsorted(backward, forward)
+    at[at == len(backward)] = 0
+    both = backward[at] == forward
+    return graph.xp.minimum(graph.amount[both], graph.amount[graph.in_flow[at[both]]])
 
 
 def _fraction(part: int, whole: int) -> Certified:

@@ -20,6 +20,7 @@ company. Then 8 bytes x core^2, and what `cpu_dense` states.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -90,6 +91,22 @@ class Scratch(NamedTuple):
     heap: Positions
     used: Positions
     needed: Positions
+
+
+class CoreSolver(NamedTuple):
+    """Who finds the expected visits of the dense core, and when it is cheaper to leave the lists for it.
+
+    Attributes
+    ----------
+    visits : callable
+        ``visits(chain, leak)`` as `cpu_dense.visits_of_pattern`.
+    flops_to_leave : float
+        Lists are left where a pair of payer and payee in them costs as much as so many floating point operations of
+        `visits`.
+    """
+
+    visits: Callable[[Floats, Floats], None]
+    flops_to_leave: float
 
 
 class Elimination(NamedTuple):
@@ -520,7 +537,12 @@ def _visits_of_flows(offsets, payee, eliminated, visits, place, order, own_visit
 
 
 def eliminate(
-    offsets: Positions, payee: Ids, probability: Floats, leak: Floats, core_limit: int | None = None
+    offsets: Positions,
+    payee: Ids,
+    probability: Floats,
+    leak: Floats,
+    core_limit: int | None = None,
+    solver: CoreSolver | None = None,
 ) -> Elimination | None:
     """Eliminate companies of a chain, cheapest first, as long as that is cheaper than keeping them in the dense core.
 
@@ -534,6 +556,8 @@ def eliminate(
         Probability of each move, and of leaving for good.
     core_limit : int, optional
         Largest core to accept.
+    solver : CoreSolver, optional
+        Who will solve the core, `cpu_dense` unless given.
 
     Returns
     -------
@@ -542,8 +566,9 @@ def eliminate(
     """
     companies = leak.size
     limit = companies if core_limit is None else core_limit
+    to_leave = _FLOPS_TO_LEAVE if solver is None else solver.flops_to_leave
     rows, columns, eliminated, scratch = _lists(offsets, payee, probability, leak)
-    while _eliminate(rows, columns, eliminated, scratch, limit, _FLOPS_PER_PAIR, _FLOPS_TO_LEAVE) == _NEEDS_ROOM:
+    while _eliminate(rows, columns, eliminated, scratch, limit, _FLOPS_PER_PAIR, to_leave) == _NEEDS_ROOM:
         rows, columns, eliminated, scratch = _with_room(rows, columns, eliminated, scratch)
     core = np.flatnonzero(scratch.present).astype(np.int32)
     if core.size > limit:
@@ -554,7 +579,7 @@ def eliminate(
     return Elimination(core, chain, scratch.leak[core], eliminated, int(scratch.used[_ELIMINATED]))
 
 
-def finish(elimination: Elimination, offsets: Positions, payee: Ids) -> Floats:
+def finish(elimination: Elimination, offsets: Positions, payee: Ids, solver: CoreSolver | None = None) -> Floats:
     """Return N_ji / N_ii for each flow i -> j, the probability of coming from j to i; uses the elimination up.
 
     Parameters
@@ -563,6 +588,8 @@ def finish(elimination: Elimination, offsets: Positions, payee: Ids) -> Floats:
         From `eliminate`; its chain and lists are overwritten with expected visits.
     offsets, payee : int64[k + 1], int32[m]
         The same as given to `eliminate`.
+    solver : CoreSolver, optional
+        Who solves the core, `cpu_dense` unless given.
 
     Returns
     -------
@@ -570,7 +597,8 @@ def finish(elimination: Elimination, offsets: Positions, payee: Ids) -> Floats:
     """
     companies = offsets.size - 1
     core, visits, leak, eliminated, count = elimination
-    visits_of_pattern(visits, leak)
+    solve = visits_of_pattern if solver is None else solver.visits
+    solve(visits, leak)
     order = np.full(companies, -1, np.int32)
     order[eliminated.company[:count]] = np.arange(count, dtype=np.int32)
     place = _places(core, companies)

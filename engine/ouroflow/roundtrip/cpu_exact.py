@@ -12,6 +12,8 @@ Memory: 40 bytes per flow and 60 per company of the component, plus 8 k^2 for a 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ouroflow.roundtrip.cpu_core import sweep_stack
+from ouroflow.runtime.memory import available_bytes
 
 if TYPE_CHECKING:
     from ouroflow.graph import IntraFlows
+    from ouroflow.roundtrip.cpu_elimination import CoreSolver
 
 Int64s = npt.NDArray[np.int64]
 Ids = npt.NDArray[np.int32] | npt.NDArray[np.int64]
@@ -29,6 +33,10 @@ Floats = npt.NDArray[np.float64]
 
 SMALL = 200
 """Components of up to so many companies are solved densely, without compiled kernels."""
+
+TRY_CORE = 8_000
+"""Largest core where exact figures are not insisted on: 2 core^3 operations of BLAS take about 15 seconds on two cores, and
+twice 8 core^2 bytes are a gigabyte."""
 
 _STACK_BYTES = 1 << 26  # dense chains of equal size are swept together up to this size
 
@@ -50,7 +58,13 @@ class ExactReturns:
 
 
 def exact_returns(
-    offsets: Int64s, payee: Ids, amount: Int64s, throughflow: Int64s, *, core_limit: int | None = None
+    offsets: Int64s,
+    payee: Ids,
+    amount: Int64s,
+    throughflow: Int64s,
+    *,
+    core_limit: int | None = None,
+    solver: CoreSolver | None = None,
 ) -> ExactReturns | None:
     """Solve one component exactly.
 
@@ -66,6 +80,8 @@ def exact_returns(
         T_i, at least the sum of the flows of i.
     core_limit : int, optional
         Largest dense core to accept.
+    solver : CoreSolver, optional
+        Who solves the dense core, the CPU unless given.
 
     Returns
     -------
@@ -77,10 +93,10 @@ def exact_returns(
     payer, probability, leak = _chain(offsets, amount, throughflow)
     if not leak.any():
         return _everything(throughflow.size, payee.size)
-    elimination = eliminate(offsets, payee.astype(np.int32, copy=False), probability, leak, core_limit)
+    elimination = eliminate(offsets, payee.astype(np.int32, copy=False), probability, leak, core_limit, solver)
     if elimination is None:
         return None
-    returns = np.minimum(finish(elimination, offsets, payee.astype(np.int32, copy=False)), 1.0)
+    returns = np.minimum(finish(elimination, offsets, payee.astype(np.int32, copy=False), solver), 1.0)
     return ExactReturns(_of_companies(payer, probability, returns, throughflow.size), returns)
 
 
@@ -96,47 +112,112 @@ def exact_small(intra: IntraFlows, throughflow: Int64s, components: Int64s) -> E
     components : int64 array
         Which components to solve; the entries of all others come back as NaN.
     """
-    sizes = np.diff(intra.company_offsets)
+    sizes = np.diff(intra.company_offsets)[components]
+    batches = []
+    for size in np.unique(sizes):
+        same = components[sizes == size]
+        step = max(1, _STACK_BYTES // (8 * int(size) ** 2))
+        batches += [same[start : start + step] for start in range(0, same.size, step)]
+    return solve_batches(intra, throughflow, batches, _sweep_equal)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseChains:
+    """Some components as dense chains, one after the other in one array of probabilities.
+
+    Attributes
+    ----------
+    sizes : int64 array of shape (components,)
+        Companies of each.
+    probability : float64 array of shape (flows,)
+        Probability of the move along each flow.
+    leak : float64 array of shape (companies,)
+        Probability of leaving each company for good; of at least one company of each component it is not 0.
+    forth, back, own : int64 arrays of shape (flows,)
+        Where each flow i -> j has its entries (i, j), (j, i) and (i, i).
+    """
+
+    sizes: Int64s
+    probability: Floats
+    leak: Floats
+    forth: Int64s
+    back: Int64s
+    own: Int64s
+
+
+def solve_batches(
+    intra: IntraFlows, throughflow: Int64s, batches: Iterable[Int64s], solve: Callable[[DenseChains], Floats]
+) -> ExactReturns:
+    """Solve small components batch by batch; `solve` gives N_ji / N_ii for each flow i -> j of a batch."""
     company = np.full(intra.company.size, np.nan)
     flow = np.full(intra.flow.size, np.nan)
-    for size in np.unique(sizes[components]):
-        same = components[sizes[components] == size]
-        step = max(1, _STACK_BYTES // (8 * int(size) ** 2))
-        for start in range(0, same.size, step):
-            _solve_stack(intra, throughflow, same[start : start + step], int(size), company, flow)
+    for components in batches:
+        _solve_batch(intra, throughflow, components, solve, company, flow)
     return ExactReturns(company, flow)
 
 
-def _solve_stack(
-    intra: IntraFlows, throughflow: Int64s, components: Int64s, size: int, company: Floats, flow: Floats
+def _solve_batch(
+    intra: IntraFlows,
+    throughflow: Int64s,
+    components: Int64s,
+    solve: Callable[[DenseChains], Floats],
+    company: Floats,
+    flow: Floats,
 ) -> None:
-    """Solve components of one size, and write their companies and flows."""
-    members = (intra.company_offsets[components][:, None] + np.arange(size)).ravel()
+    """Solve some components, and write their companies and flows."""
+    first, sizes = intra.company_offsets[components], np.diff(intra.company_offsets)[components]
+    members = _ranges(first, sizes)
     starts, lengths = intra.flow_offsets[members], intra.flow_offsets[members + 1] - intra.flow_offsets[members]
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    flows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    payer, probability, leak = _chain(offsets, intra.amount[flows], throughflow[members])
-    which, row, column = payer // size, payer % size, intra.payee[flows]
-    chains = np.zeros((components.size, size, size))
-    chains[which, row, column] = probability
-    leaks = leak.reshape(components.size, size)
-    closed: npt.NDArray[np.bool_] = ~np.any(leaks > 0.0, axis=1)
+    flows = _ranges(starts, lengths)
+    payer, probability, leak = _chain(_running(lengths), intra.amount[flows], throughflow[members])
+    of_member = np.repeat(np.arange(sizes.size), sizes)
+    which = of_member[payer]
+    closed: npt.NDArray[np.bool_] = np.bincount(of_member, leak > 0.0, sizes.size) == 0
     # Without a leak there is nothing to invert: the sweep gets one to work on, and its answer is replaced.
-    leaks[closed] = 1.0
-    sweep_stack(chains, leaks)
-    returns = np.minimum(chains[which, column, row] / chains[which, row, row], 1.0)
+    leak[closed[of_member]] = 1.0
+    size = sizes[which]
+    origin = _running(sizes**2)[which]
+    row, column = payer - _running(sizes)[which], intra.payee[flows].astype(np.int64)
+    chains = DenseChains(
+        sizes, probability, leak, origin + row * size + column, origin + column * size + row, origin + row * (size + 1)
+    )
+    returns = np.minimum(solve(chains), 1.0)
     returns[closed[which]] = 1.0
     flow[flows] = returns
     found = _of_companies(payer, probability, returns, members.size)
-    found[np.repeat(closed, size)] = 1.0
+    found[closed[of_member]] = 1.0
     company[members] = found
+
+
+def _sweep_equal(chains: DenseChains) -> Floats:
+    """Solve chains of one size."""
+    count, size = chains.sizes.size, int(chains.sizes[0])
+    entries = np.zeros(count * size**2)
+    entries[chains.forth] = chains.probability
+    sweep_stack(entries.reshape(count, size, size), chains.leak.reshape(count, size))
+    return entries[chains.back] / entries[chains.own]
+
+
+def _running(lengths: Int64s) -> Int64s:
+    """Return the running sum of lengths, from 0 on."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _ranges(starts: Int64s, lengths: Int64s) -> Int64s:
+    """Return the numbers from each start on, so many as its length says, one range after the other."""
+    before = _running(lengths)
+    return np.arange(before[-1]) + np.repeat(starts - before[:-1], lengths)
+
+
+def core_that_fits() -> int:
+    """Return how large a dense core the free memory holds: two copies at 8 bytes an entry, and a fifth for the rest."""
+    return math.isqrt(available_bytes() // 20)
 
 
 def _chain(offsets: Int64s, amount: Int64s, throughflow: Int64s) -> tuple[Int64s, Floats, Floats]:
     """Return the payer of each flow, its share of the payer's throughflow, and the share of each company that leaks."""
     payer = np.repeat(np.arange(throughflow.size), np.diff(offsets))
-    running = np.concatenate([np.zeros(1, np.int64), np.cumsum(amount)])
-    leak = throughflow - np.diff(running[offsets])
+    leak = throughflow - np.diff(_running(amount)[offsets])
     return payer, amount / throughflow[payer], leak / throughflow
 
 

@@ -1,23 +1,17 @@
-"""Absorbing push: follow all the money that named companies pay, hop by hop, and collect what arrives back.
+"""Absorbing push on the CPU: the flows inside components, and the hops of a panel, by threads over fixed parts.
 
-A panel of companies (the roots) is pushed together: one row of the panel holds, for one company, the share of each
-root's money that is there after so many hops. A hop gathers, for every payee, the rows of its payers; what reaches
-its own root is absorbed and counted, what leaves the component is dropped. After k hops the return fraction lies
-between what has arrived and that plus a bound of what the money still under way can yet bring; with a hop limit, what
-has arrived is the value itself.
+See `push` for what is computed, in which order, and what memory it takes.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from ouroflow.errors import UsageError
+from ouroflow.roundtrip.push import GROUP, PART, ROOTS, RUN, UNITS, InnerFlows, part_bounds
 from ouroflow.runtime.threads import between
 
 if TYPE_CHECKING:
@@ -27,61 +21,10 @@ Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-MOST_HOPS = 1_000
-"""Hops after which a push without hop limit gives the bounds it has."""
-
-_ROOTS = 32  # in one panel: a float32 row is 128 bytes, two cache lines that are fetched as a pair
-_CHUNKS = 64  # fixed parts of a hop: sums are added in their order, whatever the number of threads
-_RUN = 64  # flows of one payee that are summed in the precision of the panel
-_COARSE = 1e-3  # tolerances from here on are tried with float32 panels first: half the memory traffic
-_COARSE_HOPS = 64  # after which their rounding would count
-_MOST_WORK = 1e9  # flows x panels x hops that a push without hop limit may take: some 20 seconds on two cores
-_LEAST_HOPS = 64  # followed whatever they cost
-_UNIT = 2.0**-53
+_CHUNKS = 64  # tasks of a sweep that threads take in turn
 
 
 # ---- the flows inside the components of the roots --------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class InnerFlows:
-    """The flows inside some components, by payee, with companies renumbered 0..members-1 in ascending order.
-
-    Attributes
-    ----------
-    member : int64 array of shape (members,)
-        Company of each local number.
-    offsets : int64 array of shape (members + 1,)
-        The flows into local j are ``offsets[j]:offsets[j + 1]``.
-    payer : int32 array of shape (inner flows,)
-        Local number of who pays.
-    flow : int32 or int64 array of shape (inner flows,)
-        Position of the flow in the payer order of the graph.
-    share : float64 array of shape (inner flows,)
-        P_ij = w_ij / T_i.
-    stay, stay_twice : float64 array of shape (members,)
-        Share of the throughflow of a company that is still inside its component after one hop, and after two.
-    outside : float64 array of shape (members,)
-        Money that comes in from outside the component, T_j less what is received inside it, in minor units.
-
-    Notes
-    -----
-    Memory: 16 bytes per inner flow (20 with int64 positions), 40 per member, and 4 per company of the graph while it
-    is built.
-    """
-
-    member: Int64s
-    offsets: Int64s
-    payer: Int32s
-    flow: Ids
-    share: Floats
-    stay: Floats
-    stay_twice: Floats
-    outside: Floats
-
-    def local(self, companies: Int64s) -> Int64s:
-        """Return the local numbers of members."""
-        return np.searchsorted(self.member, companies)
 
 
 def inner_flows(graph: FlowGraph, labels: Ids, roots: Int64s, *, threads: int | None = None) -> InnerFlows:
@@ -131,10 +74,10 @@ def inner_flows(graph: FlowGraph, labels: Ids, roots: Int64s, *, threads: int | 
     np.cumsum(offsets, out=offsets)
     size = int(offsets[-1])
     payer, flow, share = np.empty(size, np.int32), np.empty(size, graph.in_flow.dtype), np.empty(size, np.float64)
-    outside, stay, stay_twice = np.empty(len(member)), np.empty(len(member)), np.zeros(len(member))
+    outside, stay, stay_twice = np.empty(len(member)), np.empty(len(member)), np.zeros(len(member), np.int64)
     between(fill, _even_bounds(len(member)), threads)
     _sum_stay(payer, flow, share, offsets, graph.amount, member, graph.throughflow, stay, stay_twice)
-    return InnerFlows(member, offsets, payer, flow, share, stay, stay_twice, outside)
+    return InnerFlows(member, offsets, payer, flow, share, stay, stay_twice / UNITS, outside)
 
 
 @njit(cache=True, nogil=True)
@@ -193,9 +136,9 @@ def _sum_stay(
     member: Int64s,
     throughflow: Int64s,
     stay: Floats,
-    stay_twice: Floats,
+    stay_twice: Int64s,
 ) -> None:
-    """Find which share of a member's throughflow stays inside its component for one hop, and for two."""
+    """Find which share of a member's throughflow stays inside its component for one hop, and (in units) for two."""
     paid = np.zeros(len(member), np.int64)
     for place in range(len(payer)):
         paid[payer[place]] += amount[flow[place]]
@@ -203,282 +146,124 @@ def _sum_stay(
         stay[row] = paid[row] / max(throughflow[member[row]], 1)
     for row in range(len(member)):
         for place in range(offsets[row], offsets[row + 1]):
-            stay_twice[payer[place]] += share[place] * stay[row]
+            part = share[place] * stay[row]
+            stay_twice[payer[place]] += np.int64(part * UNITS) + np.int64(part > 0.0)
 
 
 # ---- the push --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class PushedReturns:
-    """What comes back to each root, and through whom.
+class HostPanel:
+    """Two panels of 32 roots, and the hops between them (see `push.Panel`)."""
 
-    Attributes
-    ----------
-    roots : int64 array of shape (roots,)
-        The companies.
-    value : float64 array of shape (roots,)
-        What has arrived within the hops followed, as a share of what the root pays.
-    low, high : float64 arrays of shape (roots,)
-        Bounds of the return fraction C_i / out_i, rounding included. With a hop limit they differ by rounding alone.
-    hops : int64 array of shape (roots,)
-        Hops that were followed.
-    last_hop_offsets : int64 array of shape (roots + 1,)
-        The last hops of root k are ``last_hop_offsets[k]:last_hop_offsets[k + 1]`` in the two arrays below.
-    last_hop_flow : int32 or int64 array
-        Flow into the root, as its position in the payer order of the graph.
-    last_hop_share : float64 array
-        Share of what the root pays that came back over that flow within the hops followed.
-
-    Notes
-    -----
-    Memory: 16 bytes per flow into the roots from their components.
-    """
-
-    roots: Int64s
-    value: Floats
-    low: Floats
-    high: Floats
-    hops: Int64s
-    last_hop_offsets: Int64s
-    last_hop_flow: Ids
-    last_hop_share: Floats
-
-
-def push_returns(
-    graph: FlowGraph,
-    labels: Ids,
-    roots: npt.ArrayLike,
-    *,
-    tolerance: float = 1e-3,
-    hops: int | None = None,
-    threads: int | None = None,
-) -> PushedReturns:
-    """Bound the return fractions of some companies to a tolerance, or find them within a hop limit.
-
-    Parameters
-    ----------
-    graph : FlowGraph
-        n companies, m flows, int64 minor units.
-    labels : int array of shape (n,)
-        Strong component of each company.
-    roots : int array
-        Different companies.
-    tolerance : float
-        Wanted half-width of the bounds.
-    hops : int, optional
-        Count returns within so many hops only, at least 2.
-    threads : int, optional
-        Threads to use; results do not depend on it.
-
-    Returns
-    -------
-    PushedReturns
-        Bounds in the order of `roots`. They can be wider than the tolerance only after `MOST_HOPS` hops, fewer on large
-        components where so many would take minutes (money that hardly leaks: use the exact method), or where the tolerance
-        is below the rounding of float64.
-
-    Raises
-    ------
-    UsageError
-        If a root is not a company or is named twice, or a setting is out of range.
-
-    Notes
-    -----
-    *What can still come.* Let x_j be the share of the root's money that is at j after k hops and not absorbed, and
-    h_j the probability to reach the root i from j. What is still to come is sum_j x_j h_j. The next hop brings sum_j
-    x_j P_ji, which is computed. Beyond it, h_j - P_ji = sum_(k != i) P_jk h_k is at most
-
-    - sum_k P_jk s_k, with s_k the share of T_k that k pays inside the component, since the hop out of k has to stay
-      in it; and
-    - T_i / z_j, with z_j the money that j gets from outside the component: the throughflow inside the component is T
-      = z N, so T_i = sum_k z_k n_ki >= z_j n_ji = z_j h_j n_ii >= z_j h_j.
-
-    *Rounding.* Nothing is ever subtracted: every figure is a sum of products of positive terms. Let v be the rounding
-    unit of the panel (2^-24 for float32, 2^-53 for float64), u = 2^-53 and d the longest row. A hop changes the
-    relative error by at most (1 + v)^(64 + 3) for storing shares and rows, the products and the runs of 64, and (1 +
-    u)^(d / 64 + 6) for the quotients with their conversions and the sum of the runs; the final sums add (members + d)
-    u. Numbers too small for the panel lose at most 2^-149 each. All of it is added to the bounds.
-
-    Memory: that of `InnerFlows`, two panels of 128 bytes (256 with float64) per member each, and 16 bytes per flow
-    into the roots.
-    """
-    chosen = np.asarray(roots, np.int64)
-    _check(graph, chosen, tolerance, hops)
-    inner = inner_flows(graph, labels, chosen, threads=threads)
-    rows = inner.local(chosen)
-    on_cycles = np.flatnonzero(inner.stay[rows] > 0)  # nothing comes back to the others
-    starts, lengths = inner.offsets[rows], np.diff(inner.offsets)[rows]
-    last_hop_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    places = np.arange(last_hop_offsets[-1]) + np.repeat(starts - last_hop_offsets[:-1], lengths)
-    result = PushedReturns(
-        chosen,
-        np.zeros(len(chosen)),
-        np.zeros(len(chosen)),
-        np.zeros(len(chosen)),
-        np.ones(len(chosen), np.int64),
-        last_hop_offsets,
-        inner.flow[places],
-        np.zeros(len(places)),
-    )
-    if hops is None and tolerance >= _COARSE:
-        coarse = _Panel(graph, labels, inner, np.float32, threads)
-        on_cycles = coarse.push_all(on_cycles, rows, result, tolerance, _COARSE_HOPS, None)
-        del coarse
-    if on_cycles.size:
-        fine = _Panel(graph, labels, inner, np.float64, threads)
-        panels = -(-len(on_cycles) // _ROOTS)
-        affordable = int(_MOST_WORK / max(1, panels * len(inner.payer)))
-        most = hops or min(MOST_HOPS, max(_LEAST_HOPS, affordable))
-        fine.push_all(on_cycles, rows, result, tolerance, most, hops)
-    return result
-
-
-def _check(graph: FlowGraph, roots: Int64s, tolerance: float, hops: int | None) -> None:
-    companies = len(graph.out_offsets) - 1
-    if roots.ndim != 1 or np.any((roots < 0) | (roots >= companies)):
-        raise UsageError(f"roots must be a list of companies in 0..{companies - 1}")
-    if len(np.unique(roots)) != len(roots):
-        raise UsageError("each root must be named once")
-    if hops is not None and hops < 2:
-        raise UsageError(f"hops must be at least 2 (there and back), got {hops}")
-    if not tolerance > 0:
-        raise UsageError(f"tolerance must be positive, got {tolerance}")
-
-
-class _Panel:
-    """Two panels of 32 roots, and the hops between them."""
-
-    def __init__(self, graph: FlowGraph, labels: Ids, inner: InnerFlows, dtype: Any, threads: int | None) -> None:
+    def __init__(self, graph: FlowGraph, labels: Ids, inner: InnerFlows, threads: int | None, dtype: Any) -> None:
         self.graph, self.labels, self.inner, self.threads = graph, labels, inner, threads
         members = len(inner.member)
-        self.now, self.next = np.zeros((members, _ROOTS), dtype), np.zeros((members, _ROOTS), dtype)
+        self.now, self.next = np.zeros((members, ROOTS), dtype), np.zeros((members, ROOTS), dtype)
         self.column_of = np.full(members, -1, np.int8)
         with np.errstate(divide="ignore"):
             self.per_outside = 1 / inner.outside  # infinite, no bound, where nothing comes from outside
-        self.bounds = _flow_bounds(inner.offsets)
-        self.open = np.zeros((len(self.bounds) - 1, _ROOTS))
-        longest = int(np.diff(inner.offsets).max(initial=0))
-        unit = 2.0**-24 if dtype is np.float32 else _UNIT
+        self.bounds = part_bounds(graph, inner)
+        self.open = np.zeros((len(self.bounds) - 1, ROOTS))
         self.share = inner.share.astype(dtype, copy=False)
-        self.error_per_hop = (min(longest, _RUN) + 3) * unit + (longest / _RUN + 6) * _UNIT
-        self.error_of_sums = (members + longest + 6) * _UNIT
 
-    def push_all(
-        self, chosen: Int64s, rows: Int64s, result: PushedReturns, tolerance: float, most: int, hops: int | None
-    ) -> Int64s:
-        """Push the chosen roots, 32 at a time; return those whose bounds are still too wide after `most` hops."""
-        wide = []
-        for first in range(0, len(chosen), _ROOTS):
-            part = chosen[first : first + _ROOTS]
-            self._place(part, rows[part], result)
-            self._follow(part, rows[part], result, tolerance, most, hops)
-            if hops is None:
-                wide.append(part[result.high[part] - result.low[part] > 2 * tolerance])
-        return np.concatenate([np.zeros(0, np.int64), *wide])
-
-    def _place(self, part: Int64s, root_rows: Int64s, result: PushedReturns) -> None:
-        """Make the first hop: spread what each root pays over the members of its component."""
+    def place(self, roots: Int64s) -> None:
+        """Begin anew with up to 32 companies: spread what each pays over the members of its component."""
+        rows = np.searchsorted(self.inner.member, roots)
         self.now[:] = 0
         self.column_of[:] = -1
-        self.column_of[root_rows] = np.arange(len(part))
-        self.root_throughflow = np.full(_ROOTS, np.inf)  # columns without a root stay empty
-        self.root_throughflow[: len(part)] = self.graph.throughflow[result.roots[part]]
-        self.still = np.zeros(_ROOTS)
-        for column, root in enumerate(result.roots[part]):
-            self._start(column, int(root))
-            own = slice(*result.last_hop_offsets[part[column] : part[column] + 2])
-            result.last_hop_share[own] = 0
+        self.column_of[rows] = np.arange(len(roots))
+        self.root_throughflow = np.full(ROOTS, np.inf)  # columns without a root stay empty
+        self.root_throughflow[: len(roots)] = self.graph.throughflow[roots]
+        self.begin, lengths = self.inner.offsets[rows], np.diff(self.inner.offsets)[rows]
+        self.last_hop_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        self.last_hop_share, self.arrived = np.zeros(self.last_hop_offsets[-1]), np.zeros(ROOTS)
+        for column, root in enumerate(roots):
+            self._spread(column, int(root))
+        self._in_parts((_bound,), self.now)
 
-    def _follow(
-        self, part: Int64s, root_rows: Int64s, result: PushedReturns, tolerance: float, most: int, hops: int | None
-    ) -> None:
-        """Follow the money hop by hop until the bounds are narrow, and write them."""
-        inner, arrived = self.inner, np.zeros(len(part))
-        rows = (inner.offsets, inner.payer, inner.share)
-        for followed in range(2, most + 1):
-            if followed > 2:
-                self._hop()
-            _collect(self.now, root_rows, *rows, result.last_hop_offsets[part], result.last_hop_share, arrived)
-            still = self.still[: len(part)] if hops is None else 0.0
-            error = math.expm1(followed * self.error_per_hop + self.error_of_sums)
-            lost = len(self.now) * followed * 2.0**-149
-            low, high = arrived * (1 - error), np.minimum((arrived + still) * (1 + 2 * error) + lost, 1)
-            if not self.still.any() or (hops is None and np.all(high - low <= 2 * tolerance)):
-                break
-        result.value[part] = np.minimum(arrived, 1)
-        result.low[part], result.high[part], result.hops[part] = low, high, followed
+    def collect(self) -> tuple[Floats, Floats]:
+        """Count what the next hop brings back to each root; return what has arrived, and what still can."""
+        _collect(
+            self.now,
+            self.begin,
+            self.last_hop_offsets,
+            self.inner.payer,
+            self.inner.share,
+            self.last_hop_share,
+            self.arrived,
+        )
+        return self.arrived.copy(), _sum_in_groups(self.open)
 
-    def _start(self, column: int, root: int) -> None:
+    def hop(self) -> None:
+        """Move everything by one hop, and bound what can come back to each root after the next one."""
+        rows = (self.inner.offsets, self.inner.payer, self.share, self.column_of)
+        self._in_parts((_gather, _gather_long), self.now, self.next, ROOTS, *rows)
+        self.now, self.next = self.next, self.now
+
+    def last_hops(self) -> Floats:
+        """Return what came back over each flow into the roots, one root after the other."""
+        return self.last_hop_share
+
+    def _spread(self, column: int, root: int) -> None:
         """Spread what a root pays over the members of its component."""
-        graph, inner = self.graph, self.inner
+        graph = self.graph
         flows = slice(int(graph.out_offsets[root]), int(graph.out_offsets[root + 1]))
         payees = graph.payee[flows]
         inside = self.labels[payees] == self.labels[root]
-        rows = inner.local(payees[inside])
-        share = graph.amount[flows][inside] / max(int(graph.paid[root]), 1)
-        self.now[rows, column] = share
-        reach = np.minimum(inner.stay_twice[rows], self.root_throughflow[column] * self.per_outside[rows])
-        self.still[column] = np.sum(share * reach)
+        rows = np.searchsorted(self.inner.member, payees[inside])
+        self.now[rows, column] = graph.amount[flows][inside] / max(int(graph.paid[root]), 1)
 
-    def _hop(self) -> None:
-        """Move everything by one hop, and bound what can come back to each root after the next one."""
-        inner = self.inner
-        rows = (inner.offsets, inner.payer, self.share)
-        members = (_ROOTS, *rows, inner.stay_twice, self.per_outside, self.column_of)
+    def _in_parts(self, kernels: Any, *panels: Any) -> None:
+        """Run kernels over all parts; they write the bound of each."""
+        limits = (self.inner.stay_twice, self.per_outside, self.root_throughflow, self.bounds, self.open)
 
-        def gather(first: int, last: int) -> None:
-            _gather(self.now, self.next, first, last, *members, self.root_throughflow, self.bounds, self.open)
+        def work(first: int, last: int) -> None:
+            for kernel in kernels:
+                kernel(first, last, *panels, *limits)
 
-        between(gather, np.arange(len(self.bounds)), self.threads)
-        self.now, self.next = self.next, self.now
-        self.still = self.open.sum(axis=0)
+        between(work, _even_bounds(len(self.open)), self.threads)
 
 
 @njit(cache=True, nogil=True)
 def _gather(
-    now: Any,
-    after: Any,
     first_part: int,
     last_part: int,
+    now: Any,
+    after: Any,
     width: int,
     offsets: Int64s,
     payer: Int32s,
     share: Any,
+    column_of: npt.NDArray[np.int8],
     stay_twice: Floats,
     per_outside: Floats,
-    column_of: npt.NDArray[np.int8],
     root_throughflow: Floats,
     bounds: Int64s,
-    still: Floats,
+    open_parts: Floats,
 ) -> None:
     """Gather the next rows of some parts of the payees, absorb what has reached its root, and bound what is under way.
-
-    Runs of 64 flows are summed in the precision of the panel, their sums in float64.
 
     `width` is an argument because LLVM unrolls loops of known length before it could vectorise them: 3 times slower.
     """
     row, bound, run_sum = np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, now.dtype)
-    smallest = root_throughflow[0]
-    for column in range(width):
-        smallest = min(smallest, root_throughflow[column])
+    smallest = root_throughflow.min()
     for part in range(first_part, last_part):
         bound[:] = 0.0
         for payee in range(bounds[part], bounds[part + 1]):
             row[:] = 0.0
-            for run in range(offsets[payee], offsets[payee + 1], _RUN):
-                run_sum[:] = 0
-                for place in range(run, min(run + _RUN, offsets[payee + 1])):
-                    passed, giver = share[place], np.uint64(payer[place])
-                    for column in range(width):
-                        run_sum[column] += passed * now[giver, column]
+            begin, end = offsets[payee], offsets[payee + 1]
+            if end - begin > PART:
+                continue
+            for run in range(begin, end, RUN):
+                _add_run(now, run, min(run + RUN, end), payer, share, width, run_sum)
                 for column in range(width):
                     row[column] += run_sum[column]
             if column_of[payee] >= 0:
                 row[column_of[payee]] = 0.0
-            most, per = stay_twice[payee], per_outside[payee]
             for column in range(width):
                 after[payee, column] = row[column]
+            most, per = stay_twice[payee], per_outside[payee]
             if smallest * per >= most:
                 for column in range(width):
                     bound[column] += row[column] * most
@@ -486,52 +271,148 @@ def _gather(
                 for column in range(width):
                     bound[column] += row[column] * min(most, root_throughflow[column] * per)
         for column in range(width):
-            still[part, column] = bound[column]
+            open_parts[part, column] = bound[column]
+
+
+@njit(inline="always")
+def _add_run(now: Any, first: int, last: int, payer: Int32s, share: Any, width: int, run_sum: Any) -> None:
+    """Sum a run of flows in the precision of the panel."""
+    run_sum[:] = 0
+    for place in range(first, last):
+        passed, giver = share[place], np.uint64(payer[place])
+        for column in range(width):
+            run_sum[column] += passed * now[giver, column]
+
+
+@njit(cache=True, nogil=True)
+def _gather_long(
+    first_part: int,
+    last_part: int,
+    now: Any,
+    after: Any,
+    width: int,
+    offsets: Int64s,
+    payer: Int32s,
+    share: Any,
+    column_of: npt.NDArray[np.int8],
+    stay_twice: Floats,
+    per_outside: Floats,
+    root_throughflow: Floats,
+    bounds: Int64s,
+    open_parts: Floats,
+) -> None:
+    """Do the same for the rows of more than `PART` flows, each the last of its part.
+
+    They have a kernel of their own because the shorter ones would take a fifth longer in one that knows pieces.
+    """
+    row, piece_sum, run_sum = np.empty(width, np.float64), np.empty(width, np.float64), np.empty(width, now.dtype)
+    for part in range(first_part, last_part):
+        payee = bounds[part + 1] - 1
+        if payee < bounds[part] or offsets[payee + 1] - offsets[payee] <= PART:
+            continue
+        row[:] = 0.0
+        end = offsets[payee + 1]
+        for piece in range(offsets[payee], end, PART):
+            piece_sum[:] = 0.0
+            for run in range(piece, min(piece + PART, end), RUN):
+                _add_run(now, run, min(run + RUN, end), payer, share, width, run_sum)
+                for column in range(width):
+                    piece_sum[column] += run_sum[column]
+            for column in range(width):
+                row[column] += piece_sum[column]
+        if column_of[payee] >= 0:
+            row[column_of[payee]] = 0.0
+        for column in range(width):
+            after[payee, column] = row[column]
+            open_parts[part, column] += row[column] * min(
+                stay_twice[payee], root_throughflow[column] * per_outside[payee]
+            )
+
+
+@njit(cache=True, nogil=True)
+def _bound(
+    first_part: int,
+    last_part: int,
+    now: Any,
+    stay_twice: Floats,
+    per_outside: Floats,
+    root_throughflow: Floats,
+    bounds: Int64s,
+    open_parts: Floats,
+) -> None:
+    """Bound what is under way in some parts of the payees after a first hop."""
+    bound = np.empty(len(root_throughflow))
+    for part in range(first_part, last_part):
+        bound[:] = 0.0
+        for payee in range(bounds[part], bounds[part + 1]):
+            most, per = stay_twice[payee], per_outside[payee]
+            for column in range(len(bound)):
+                bound[column] += now[payee, column] * min(most, root_throughflow[column] * per)
+        open_parts[part] = bound
+
+
+def _sum_in_groups(rows: Floats) -> Floats:
+    """Add up rows, neighbours together, until one is left."""
+    while len(rows) > 1:
+        rows = _sum_groups(rows)
+    return rows[0].copy()
+
+
+@njit(cache=True, nogil=True)
+def _sum_groups(rows: Floats) -> Floats:
+    sums = np.zeros(((len(rows) + GROUP - 1) // GROUP, rows.shape[1]))
+    for group in range(len(sums)):
+        for row in range(group * GROUP, min((group + 1) * GROUP, len(rows))):
+            for column in range(rows.shape[1]):
+                sums[group, column] += rows[row, column]
+    return sums
 
 
 @njit(cache=True, nogil=True)
 def _collect(
     now: Any,
-    root_rows: Int64s,
-    offsets: Int64s,
+    begin: Int64s,
+    last_hop_offsets: Int64s,
     payer: Int32s,
     share: Floats,
-    last_hop_offsets: Int64s,
     last_hop_share: Floats,
     arrived: Floats,
 ) -> None:
     """Count what the next hop brings back to each root, and over which flow."""
-    for column in range(len(root_rows)):
-        begin = offsets[root_rows[column]]
-        total = 0.0
-        for nth in range(offsets[root_rows[column] + 1] - begin):
-            brought = share[begin + nth] * now[payer[begin + nth], column]
-            last_hop_share[last_hop_offsets[column] + nth] += brought
-            total += brought
-        arrived[column] += total
+    for column in range(len(begin)):
+        first, last = last_hop_offsets[column], last_hop_offsets[column + 1]
+        pieces = np.zeros((last - first + PART - 1) // PART)
+        brought = np.empty(PART)
+        for piece in range(len(pieces)):
+            at = piece * PART
+            length = min(PART, last - first - at)
+            for nth in range(length):
+                place = begin[column] + at + nth
+                brought[nth] = share[place] * now[payer[place], column]
+                last_hop_share[first + at + nth] += brought[nth]
+            pieces[piece] = _sum_by_lanes(brought[:length])
+        arrived[column] += _sum_by_lanes(pieces)
+
+
+@njit(cache=True, nogil=True)
+def _sum_by_lanes(values: Floats) -> float:
+    """Add up numbers as a warp does: dealt out to its lanes, which are added by halves."""
+    lanes = np.zeros(ROOTS)
+    for nth in range(len(values)):
+        lanes[nth % ROOTS] += values[nth]
+    half = ROOTS // 2
+    while half > 0:
+        for lane in range(half):
+            lanes[lane] += lanes[lane + half]
+        half //= 2
+    return lanes[0]
 
 
 # ---- two hops, in closed form ----------------------------------------------------------------------------------------
 
 
 def two_hop_returns(graph: FlowGraph) -> Floats:
-    """Return for every flow i -> j the share that j pays straight back to i, P_ji: the return fraction within two hops.
-
-    Parameters
-    ----------
-    graph : FlowGraph
-        n companies, m flows.
-
-    Returns
-    -------
-    float64 array of shape (m,)
-        In the payer order of the graph. Times the amounts and summed by payer, these are the companies' C_i within
-        two hops.
-
-    Notes
-    -----
-    One merge of the sorted payees and payers of each company, O(m). Memory: 8 bytes per flow.
-    """
+    """Return P_ji for every flow i -> j (see `push.two_hop_returns`): one merge of each company's two rows, O(m)."""
     result = np.zeros(len(graph.payee))
     _merge_mutual(
         graph.out_offsets,
@@ -572,14 +453,5 @@ def _merge_mutual(
                 back += 1
 
 
-# ---- parts -----------------------------------------------------------------------------------------------------------
-
-
 def _even_bounds(size: int) -> Int64s:
     return np.linspace(0, size, min(size, _CHUNKS) + 1).astype(np.int64)
-
-
-def _flow_bounds(offsets: Int64s) -> Int64s:
-    """Return bounds of parts of the rows that hold about as many flows each."""
-    cuts = np.searchsorted(offsets, np.linspace(0, offsets[-1], min(len(offsets) - 1, _CHUNKS) + 1)[1:-1])
-    return np.concatenate([[0], cuts, [len(offsets) - 1]]).astype(np.int64)

@@ -9,6 +9,8 @@ the tests have one that compiles the same files with g++ and runs them on NumPy 
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 import math
 import operator
@@ -49,8 +51,12 @@ OPTIONS = ("-std=c++17", "--fmad=false")
 
 WARP = 32
 
-PROGRAM_MODULES: tuple[str, ...] = ()
-"""The modules that declare programs. What compiles all kernels ahead, and what proves that they compile, imports these."""
+PROGRAM_MODULES: tuple[str, ...] = (
+    "ouroflow.components.gpu_kernels",
+    "ouroflow.roundtrip.gpu_push",
+    "ouroflow.roundtrip.gpu_walks",
+)
+"""The modules that declare programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +314,12 @@ def _value(where: str, kind: str, value: Any) -> np.generic:
     if math.isfinite(number) and not dtype.type(limits.min).item() <= number <= dtype.type(limits.max).item():
         raise KernelError(f"{where}: {number} does not fit {kind}")
     return dtype.type(number)
+
+
+def programs() -> list[Program]:
+    """Return all programs of ouroflow: what is compiled ahead, and what the tests prove to compile."""
+    modules = [importlib.import_module(name) for name in PROGRAM_MODULES]
+    return list({value: None for module in modules for value in vars(module).values() if isinstance(value, Program)})
 
 
 def _combinations(types: tuple[str, ...]) -> list[tuple[str, ...]]:
