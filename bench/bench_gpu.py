@@ -37,6 +37,7 @@ ROOTS = 32
 FULL_AFTER = 6
 """Hops after which a panel is full: the first ones read less."""
 WALKS = 1 << 26
+COPY_WORDS = 1 << 28
 
 
 class Run:
@@ -74,7 +75,7 @@ class Run:
 # ---- parity ------------------------------------------------------------------------------------------------------------------
 
 
-def parity(on: Accelerator, companies: int = PARITY_COMPANIES) -> dict[str, Any]:
+def parity(on: Accelerator, companies: int) -> dict[str, Any]:
     """Hold every twin to the CPU on the structure graphs, with both widths of ids; a difference raises."""
     checked = []
     for name, build in STRUCTURES.items():
@@ -115,10 +116,10 @@ def _near(what: str, ours: Any, theirs: Any) -> None:
 # ---- measurements ------------------------------------------------------------------------------------------------------------
 
 
-def copy_bandwidth(run: Run, words: int = 1 << 28) -> float:
+def copy_bandwidth(run: Run) -> float:
     """Return the bytes a second of a copy on the device, read and written counted."""
     xp = run.on.xp
-    source, target = xp.ones(words, np.int64), xp.empty(words, np.int64)
+    source, target = xp.ones(COPY_WORDS, np.int64), xp.empty(COPY_WORDS, np.int64)
 
     def copy() -> None:
         target[:] = source
@@ -264,7 +265,7 @@ def measure(on: Accelerator, sizes: tuple[int, ...], budget: float = BUDGET_SECO
     run = Run(on, budget)
     run.found["device"] = {"name": on.name, "free_bytes": on.free_bytes()}
     run.part("compile_seconds", lambda: compile_times(run))
-    run.part("parity", lambda: parity(on))
+    run.part("parity", lambda: parity(on, PARITY_COMPANIES))
     run.part("copy_bytes_a_second", lambda: copy_bandwidth(run))
     run.part("latencies", lambda: latencies(run))
     bandwidth = run.found["copy_bytes_a_second"]

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ouroflow.components import cpu, gpu
+from ouroflow.components.gpu_kernels import DOUBLE_PATHS
 from ouroflow.errors import ResourceError
 from ouroflow.runtime.launch import Kernel
 from simt.host import HostAccelerator
@@ -187,12 +188,12 @@ class TestSameAsTheCpuTwin:
             labels_of(shape(), PLANS[plan])
 
     @given(small_cases(most_companies=60, most_flows=120), st.sampled_from(sorted(PLANS)))
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     def test_random_graphs_on_every_way(self, case: Case, plan: str) -> None:
         labels_of(case, PLANS[plan])
 
     @given(st.integers(0, 2**32), st.integers(2, 800), st.floats(0.5, 3), st.sampled_from(sorted(PLANS)))
-    @settings(max_examples=60)
+    @settings(max_examples=40)
     def test_random_graphs_past_a_warp(self, seed: int, companies: int, density: float, plan: str) -> None:
         rng = np.random.default_rng(seed)
         payer, payee = rng.integers(0, companies, (2, int(density * companies)))
@@ -298,6 +299,19 @@ class TestWays:
         case = with_flows(joined(complete(60), path(2000)), (5, 60), (2059, 7))
         assert launches(case)["name_members"] == 0
         assert launches(case, dataclasses.replace(ON_DEVICE, patience=100))["name_members"] == 1
+
+
+class TestSteps:
+    def test_doubling_carries_signatures_along_a_whole_path_both_ways(self) -> None:
+        places, on = 3000, HostAccelerator()
+        number = np.random.default_rng(5).permutation(places)
+        reached_by, reaches, spare = number.copy(), number.copy(), np.empty(places, np.int64)
+        up = np.maximum(np.arange(places) - 1, 0)
+        for _ in range(places.bit_length()):
+            on.launch(DOUBLE_PATHS, places, up, spare, places, reached_by, reaches)
+            up, spare = spare, up
+        assert (reached_by == np.maximum.accumulate(number)).all()
+        assert (reaches == np.maximum.accumulate(number[::-1])[::-1]).all()
 
 
 GIANT = ("zipf", "uniform", "payments")

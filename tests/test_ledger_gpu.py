@@ -527,6 +527,17 @@ def test_text_in_parquet_that_is_no_text_is_refused_in_the_words_of_the_cpu_twin
         assert "no text" in both_refuse(tmp_path / "p.parquet") or role == "amount"
 
 
+def test_numbers_of_companies_past_int64_and_mixtures_of_names_and_numbers_are_refused_alike(tmp_path: Path) -> None:
+    large, small = pa.array([2**64 - 1, 1], pa.uint64()), pa.array([1, 2], pa.uint64())
+    paths = [tmp_path / "1.parquet", tmp_path / "2.parquet"]
+    pq.write_table(pa.table({"payer": large, "payee": small, "amount": [1, 2]}), paths[0])
+    assert "past int64" in both_refuse(paths[0])
+    for first, second in ((["1", "2"], [2, 1]), ([1, 2], ["2", "1"])):
+        pq.write_table(pa.table({"payer": first, "payee": first[::-1], "amount": [1, 2]}), paths[0])
+        pq.write_table(pa.table({"payer": second, "payee": second[::-1], "amount": [1, 2]}), paths[1])
+        assert "earlier columns or files hold" in both_refuse(paths)
+
+
 BAD_ROWS = "payer,payee,amount\na,b,5\nb,,3\nc,a,-2\na,c,x\nc,b,1\nb,b,4\n"
 RATES = {"currency": ["EUR", "USD"], "rate": ["1.2", "1"]}
 

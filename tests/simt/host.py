@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import subprocess
 import tempfile
 from collections import Counter
@@ -26,7 +27,9 @@ HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("OUROFLOW_SIMT_CACHE", Path(tempfile.gettempdir()) / f"ouroflow-simt-{os.getuid()}"))
 
 # Products are not fused into sums, as on the device (see launch.OPTIONS).
-COMMON = ("g++", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off", "-mtls-dialect=gnu2")
+COMMON = ("g++", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off")
+if platform.machine() == "x86_64":
+    COMMON += ("-mtls-dialect=gnu2",)  # threadIdx is read often; elsewhere the quick way is the usual one
 PLAIN = ("-O2",)
 THREAD_SANITIZER = ("-O1", "-g1", "-fsanitize=thread")
 # Shared memory has a fixed size and no guard zones: "bounds" watches it, and the rest is what CUDA leaves undefined as well.

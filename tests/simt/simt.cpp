@@ -51,7 +51,7 @@ struct Fiber : Meeting {
   State state = State::done;
   Site site;  // where it waits
   Collective kind;
-  unsigned syncs = 0, clock, clocks;  // which of its warp's two clocks it left its memory in, and which those it met did
+  unsigned syncs = 0, clock = 0, clocks = 0;  // which of its warp's two clocks it left its memory in, and which those it met did
   uint32_t awaited_lanes;
   uint64_t value;
   int predicate;
@@ -73,7 +73,7 @@ struct Block {
   unsigned barriers;
   // What ThreadSanitizer orders accesses by. A thread may come to the next barrier before another has left this one, so
   // barriers take turns with two clocks; one would order too much.
-  char start_clock, end_clock, barrier_clock[2], warp_clock[32][2];
+  uint64_t start_clock, end_clock, barrier_clock[2], warp_clock[32][2];
 
   void run();
   void start_threads();
@@ -267,7 +267,7 @@ int wait_for_block(int predicate, Site site) {
   block.current->predicate = predicate;
   block.current->site = site;
   block.current->state = State::at_barrier;
-  [[maybe_unused]] char* clock = &block.barrier_clock[block.barriers % 2];
+  [[maybe_unused]] uint64_t* clock = &block.barrier_clock[block.barriers % 2];
   WITH_TSAN(__tsan_release(clock);)
   block.give_way();
   WITH_TSAN(__tsan_acquire(clock);)
@@ -284,7 +284,7 @@ const Meeting& meet_in_warp(Collective kind, uint32_t lanes, uint64_t value, Sit
   fiber.state = State::at_collective;
   if (!(lanes >> fiber.lane & 1)) block.refuse("a mask without the lane that calls");
   if (kind == Collective::sync) {
-    [[maybe_unused]] char* clocks = block.warp_clock[fiber.warp];
+    [[maybe_unused]] uint64_t* clocks = block.warp_clock[fiber.warp];
     fiber.clock = fiber.syncs++ % 2;
     WITH_TSAN(__tsan_release(&clocks[fiber.clock]);)
     block.give_way();
@@ -298,7 +298,7 @@ const Meeting& meet_in_warp(Collective kind, uint32_t lanes, uint64_t value, Sit
 // ThreadSanitizer knows no fences: here a fence sees all that was written before an earlier one, as if each followed an atomic.
 void fence() {
   std::atomic_thread_fence(std::memory_order_seq_cst);
-  WITH_TSAN(static char clock; __tsan_acquire(&clock); __tsan_release(&clock);)
+  WITH_TSAN(static uint64_t clock; __tsan_acquire(&clock); __tsan_release(&clock);)
 }
 
 // One launch, and the OS threads that run its blocks. They stay for the next launch, with their fibers: ThreadSanitizer takes
@@ -315,7 +315,7 @@ struct Pool {
   void (*body)(void**);
   void** arguments;
   std::atomic<uint64_t> next_block;
-  char launch_clock, end_clock;  // what orders launches, for ThreadSanitizer
+  uint64_t launch_clock, end_clock;  // what orders launches, for ThreadSanitizer
   pid_t process = getpid();
 
   void work(Member& member);

@@ -14,13 +14,12 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest does it
-
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest does it
 
 from simt.host import ADDRESS_SANITIZER, PLAIN, THREAD_SANITIZER, HostAccelerator, LocalProgram
 
@@ -340,6 +339,17 @@ def push_on_long_rows(on: HostAccelerator) -> None:
         assert len(two_hop_returns(graph)) == graph.flows
 
 
+def sweeps_of_dense_cores(on: HostAccelerator) -> None:
+    from ouroflow.roundtrip.gpu_exact import DeviceExact
+
+    moves = np.random.default_rng(16).random((70, 71))
+    np.fill_diagonal(moves, 0)
+    moves /= moves.sum(axis=1, keepdims=True)
+    core = np.asfortranarray(moves[:, :70])
+    DeviceExact(on, blocks=(40, 20)).visits_of_core(core, moves[:, 70].copy())
+    assert np.allclose(core, np.linalg.inv(np.eye(70) - moves[:, :70]), rtol=1e-9)
+
+
 def walks_on_flows_and_on_alias_rows(on: HostAccelerator) -> None:
     from ouroflow.roundtrip.walks import walk_companies, walk_returns
 
@@ -374,6 +384,7 @@ TWINS: tuple[Scenario, ...] = (
     components_of_chains,
     components_by_wide_frontiers,
     push_on_long_rows,
+    sweeps_of_dense_cores,
     walks_on_flows_and_on_alias_rows,
 )
 """Where both sanitizers must keep quiet."""

@@ -178,9 +178,10 @@ class HostPanel:
         self.begin, lengths = self.inner.offsets[rows], np.diff(self.inner.offsets)[rows]
         self.last_hop_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         self.last_hop_share, self.arrived = np.zeros(self.last_hop_offsets[-1]), np.zeros(ROOTS)
+        filled = np.zeros(len(self.now), np.bool_)
         for column, root in enumerate(roots):
-            self._spread(column, int(root))
-        self._in_parts((_bound,), self.now)
+            filled[self._spread(column, int(root))] = True
+        self._in_parts((_bound,), self.now, filled)
 
     def collect(self) -> tuple[Floats, Floats]:
         """Count what the next hop brings back to each root; return what has arrived, and what still can."""
@@ -205,14 +206,15 @@ class HostPanel:
         """Return what came back over each flow into the roots, one root after the other."""
         return self.last_hop_share
 
-    def _spread(self, column: int, root: int) -> None:
-        """Spread what a root pays over the members of its component."""
+    def _spread(self, column: int, root: int) -> Int64s:
+        """Spread what a root pays over the members of its component; return their rows."""
         graph = self.graph
         flows = slice(int(graph.out_offsets[root]), int(graph.out_offsets[root + 1]))
         payees = graph.payee[flows]
         inside = self.labels[payees] == self.labels[root]
         rows = np.searchsorted(self.inner.member, payees[inside])
         self.now[rows, column] = graph.amount[flows][inside] / max(int(graph.paid[root]), 1)
+        return rows
 
     def _in_parts(self, kernels: Any, *panels: Any) -> None:
         """Run kernels over all parts; they write the bound of each."""
@@ -334,17 +336,20 @@ def _bound(
     first_part: int,
     last_part: int,
     now: Any,
+    filled: npt.NDArray[np.bool_],
     stay_twice: Floats,
     per_outside: Floats,
     root_throughflow: Floats,
     bounds: Int64s,
     open_parts: Floats,
 ) -> None:
-    """Bound what is under way in some parts of the payees after a first hop."""
+    """Bound what is under way in some parts of the payees after a first hop, which fills few rows."""
     bound = np.empty(len(root_throughflow))
     for part in range(first_part, last_part):
         bound[:] = 0.0
         for payee in range(bounds[part], bounds[part + 1]):
+            if not filled[payee]:
+                continue
             most, per = stay_twice[payee], per_outside[payee]
             for column in range(len(bound)):
                 bound[column] += now[payee, column] * min(most, root_throughflow[column] * per)

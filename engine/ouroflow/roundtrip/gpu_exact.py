@@ -66,8 +66,9 @@ class DeviceExact:
     flops_to_leave: float = _FLOPS_TO_LEAVE
     batch_bytes: int = _BATCH_BYTES
 
-    TRY_CORE: ClassVar[int] = 30_000
-    """As `cpu_exact.TRY_CORE`: 7 GB on the host and the device, and 1.4 seconds at the 40 TFLOP/s that are assumed above."""
+    TRY_CORE: ClassVar[int] = cpu_exact.TRY_CORE
+    """The CPU twin's, though a device could afford more: which method answers must not depend on the device, or the figures of a
+    run would. Who insists on exact figures (tolerance 0) gets the core that fits."""
 
     def exact_small(self, intra: IntraFlows, throughflow: Int64s, components: Int64s) -> ExactReturns:
         """Solve many small components, as `cpu_exact.exact_small`.

@@ -419,7 +419,7 @@ def walk_returns(
     taken, size, steps = 0, 0, 2.0
     share, unknown = 0.0, 0.0
     for level in _levels(confidence):
-        size = max(size, int(draws_needed(share, half_width - unknown, level)))
+        size = max(_larger(size), int(draws_needed(share, half_width - unknown, level)))
         size = min(size, MOST_WALKS)
         tally = walk_sample(
             layout, size, table=tables.for_steps(size * steps), walk_base=taken, confidence=level, **common
@@ -511,7 +511,8 @@ def walk_companies(
         if not open_.size:
             break
         wanted = np.maximum(tolerance / inside[open_] - unknown[open_], 1e-9)
-        walks[open_] = np.clip(draws_needed(share[open_], wanted, level), walks[open_], MOST_WALKS)
+        least = np.minimum(_larger(walks[open_]), MOST_WALKS)
+        walks[open_] = np.clip(draws_needed(share[open_], wanted, level), least, MOST_WALKS)
         sizes = walks[open_]
         table = tables.for_steps(float(sizes.sum()) * steps)
         counts = twin.walk_each(
@@ -553,6 +554,11 @@ def _levels(confidence: float) -> Iterator[float]:
         yield 1 - share * error
         left -= share
         share = left / 2
+
+
+def _larger(walks: Any) -> Any:
+    """Return the least size of the sample after one that was not enough: it must not fall short by a hair for ever."""
+    return walks + walks // 4
 
 
 def _cautious(hits: npt.ArrayLike, walks: npt.ArrayLike) -> Floats:
