@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from ouroflow.doctor import lane_obstacles
 
 LANES = ("cpu", "host", "sanitize", "nvrtc", "contract", "gpu", "shared")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -22,27 +23,12 @@ settings.load_profile("ouroflow")
 @functools.cache
 def missing(lane: str) -> str | None:
     """Return why a lane cannot run on this machine, or None when it can."""
-    if lane in ("host", "sanitize") and shutil.which("g++") is None:
-        return "g++ is not installed"
+    if (obstacle := lane_obstacles().get(lane)) is not None:
+        return obstacle
     if lane == "sanitize":
         from simt import watch
 
         return watch.unusable()
-    if lane == "nvrtc":
-        try:
-            from cuda.bindings import nvrtc
-
-            nvrtc.nvrtcVersion()
-        except (ImportError, RuntimeError) as error:
-            return f"NVRTC cannot be loaded ({str(error).splitlines()[0]}); pip install cuda-bindings nvidia-cuda-nvrtc"
-    if lane == "gpu":
-        from ouroflow.errors import ResourceError
-        from ouroflow.runtime.device import usable_gpu
-
-        try:
-            usable_gpu()
-        except ResourceError as error:
-            return str(error)
     if lane == "shared" and not (SHARED / "datasets").is_dir():
         return "the project's shared folder does not stand beside the checkout"
     return None

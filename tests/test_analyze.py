@@ -283,7 +283,7 @@ def test_hostile_names_do_not_drive_the_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--device", "gpu"], 4, "no GPU twins yet"),
+        (["--scc", "cugraph", "--device", "cpu"], 2, "cuGraph works on a GPU"),
         (["--measures", "circulation"], 2, "this version computes"),
         (["--company", "Nobody"], 2, "no such company"),
         (["--hops", "1"], 2, "at least 2"),

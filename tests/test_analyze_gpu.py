@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from simt.host import HostAccelerator
 
 import ouroflow
 from ouroflow.errors import ResourceError, UsageError
 from ouroflow.runtime.device import choose_device
 from ouroflow.runtime.launch import Accelerator
 from ouroflow.verify import verify
+from simt.host import HostAccelerator
 
 pytestmark = pytest.mark.host
 

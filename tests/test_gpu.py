@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_analyze_gpu import bench_module, stored
 
 from ouroflow.errors import ResourceError
 from ouroflow.graph_gpu import BYTES_PER_PAYMENT, DeviceGraph
+from test_analyze_gpu import bench_module, stored
 
 pytestmark = pytest.mark.gpu
 
@@ -51,12 +51,13 @@ def test_building_a_graph_takes_no_more_memory_than_stated(on: Any) -> None:
     rng = np.random.default_rng(1)
     payer, payee = (on.to_device(ids) for ids in rng.integers(0, 400_000, (2, payments)).astype(np.int32))
     amount = on.to_device(rng.integers(1, 10**9, payments))
-    with on.xp.cuda.memory_hook.MemoryHook() as _:
-        before = on.free_bytes()
-        pool = on.xp.get_default_memory_pool()
-        pool.free_all_blocks()
-        DeviceGraph.from_payments(on, payer, payee, amount, companies=400_000)
-        taken = before - on.free_bytes() + pool.free_bytes()
+    pool = on.xp.get_default_memory_pool()
+    pool.free_all_blocks()
+    before = pool.total_bytes()  # grows to the peak, for nothing is given back while the graph is built
+    DeviceGraph.from_payments(on, payer, payee, amount, companies=400_000)
+    taken = pool.total_bytes() - before
+    if not taken:
+        pytest.skip("CuPy allocates from RMM's pool here, which tells no peak")
     assert taken <= BYTES_PER_PAYMENT * payments
 
 

@@ -6,12 +6,13 @@ import importlib.util
 import os
 import platform
 import shutil
+import subprocess
 import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
-from ouroflow.errors import OuroflowError, ResourceError
+from ouroflow.errors import ResourceError
 from ouroflow.runtime.device import choose_device, usable_gpu
 from ouroflow.runtime.launch import programs
 from ouroflow.runtime.memory import available_bytes
@@ -103,20 +104,41 @@ def diagnose() -> Diagnosis:
 def lane_obstacles() -> dict[str, str | None]:
     """Return why each test lane cannot run on this machine, None where it can."""
     compiler = None if shutil.which("g++") else "g++ is not installed"
-    wheels = importlib.util.find_spec("cuda") is not None and _distribution("nvidia-cuda-nvrtc")
-    try:
-        usable_gpu()
-        device = None
-    except OuroflowError as error:
-        device = str(error)
     return {
         "cpu": None,
         "host": compiler,
-        "sanitize": compiler,
-        "nvrtc": None if wheels else "the wheels nvidia-cuda-nvrtc and cuda-core are not installed",
+        "sanitize": compiler or _no_sanitizers(),
+        "nvrtc": _no_nvrtc(),
         "contract": None,
-        "gpu": device,
+        "gpu": _no_device(),
     }
+
+
+def _no_sanitizers() -> str | None:
+    for library in ("libtsan.so", "libasan.so"):
+        # g++ answers with a path where it has the library, with the bare name where it has not.
+        found = subprocess.run(["g++", f"-print-file-name={library}"], capture_output=True, text=True, check=False)
+        if "/" not in found.stdout:
+            return f"g++ has no {library}"
+    return None
+
+
+def _no_nvrtc() -> str | None:
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()
+    except (ImportError, RuntimeError) as error:
+        return f"NVRTC cannot be loaded ({str(error).splitlines()[0]}); pip install cuda-bindings nvidia-cuda-nvrtc"
+    return None
+
+
+def _no_device() -> str | None:
+    try:
+        usable_gpu()
+    except ResourceError as error:
+        return str(error)
+    return None
 
 
 def warm() -> dict[str, float]:
@@ -153,14 +175,6 @@ def _version(name: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return None
-
-
-def _distribution(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _cuda_version(number: int) -> str:
