@@ -47,27 +47,18 @@ MODEL = {
 """Most flows read, as multiples of the flows, and most passes of signatures."""
 
 
-class CountingAccelerator(HostAccelerator):
-    """The host lane, with the times that the host waits for the device."""
-
-    waits = 0
-
-    def to_host(self, array: Any) -> Any:
-        """Copy back, and count."""
-        self.waits += 1
-        return super().to_host(array)
-
-
 def counts(name: str, companies: int) -> dict[str, Any]:
     """Label one graph wholly on the accelerator; return what that took."""
     payer, payee = (ids.astype(np.int32) for ids in STRUCTURES[name](np.random.default_rng(0), companies=companies))
-    on = CountingAccelerator(resident_threads=16_384)
-    outgoing, incoming = (gpu.index_of_flows(on, *ends, companies) for ends in ((payer, payee), (payee, payer)))
+    on = HostAccelerator(resident_threads=16_384)
+    ends = on.to_device(payer), on.to_device(payee)
+    outgoing, incoming = (gpu.index_of_flows(on, *ends, companies) for ends in (ends, ends[::-1]))
     on.launches.clear()
     on.touched_edges.clear()
-    on.waits = 0
+    on.synchronisations.clear()
     labels, _ = gpu.components_of_indexes(on, outgoing, incoming, plan=gpu.Plan(host_tail=companies // 1000))
-    assert (labels == cpu.components_of_flows(payer, payee, companies)[0]).all()
+    waits = on.synchronisations.total()
+    assert (on.to_host(labels) == cpu.components_of_flows(payer, payee, companies)[0]).all()
     flows = payer.size
     reads = {phase: sum(on.touched_edges[kernel] for kernel in kernels) / flows for phase, kernels in PHASES.items()}
     found = {
@@ -81,7 +72,7 @@ def counts(name: str, companies: int) -> dict[str, Any]:
         "reads_per_flow": {phase: round(share, 4) for phase, share in reads.items()},
         "launches": {phase: sum(on.launches[kernel] for kernel in kernels) for phase, kernels in PHASES.items()},
         "passes": found["passes"],
-        "waits": on.waits,
+        "waits": waits,
         "model": {what: {"most": most, "found": round(found[what], 4)} for what, most in MODEL[name].items()},
     }
 

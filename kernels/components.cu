@@ -141,12 +141,33 @@ __device__ inline int64 first_above(const int64* ascending, int64 low, int64 hig
   return low;
 }
 
-// The row of a flow, where `ends` are the running totals of the rows' lengths and no row is empty. `base` is the flow of
-// the warp's first lane: the wide search is the same for all lanes, and the lane's row is one of the 32 from there.
-__device__ inline int64 row_of(const int64* ends, int64 rows, int64 base, int64 flow) {
-  const int64 first = first_above(ends, 0, rows, base);
-  return first_above(ends, first, min(first + kWarp, rows), flow);
-}
+// The flows begin..end that a warp takes: neighbours, for then it has to search all rows only once.
+struct Share {
+  int64 begin, end;
+
+  __device__ explicit Share(int64 flows) {
+    const int64 length = ((flows + warp_stride() - 1) / warp_stride() + kWarp - 1) / kWarp * kWarp;
+    begin = min(first_warp_item() * length, flows);
+    end = min(begin + length, flows);
+  }
+};
+
+// The rows of a share's flows, 32 flows after 32, where `ends` are the running totals of the rows' lengths and no row is
+// empty: the rows of the next 32 flows are among 33, from that of the flow before.
+struct RowSearch {
+  const int64* ends;
+  int64 rows, before;
+
+  __device__ RowSearch(const int64* ends, int64 rows, const Share& share)
+      : ends(ends), rows(rows), before(share.begin < share.end ? first_above(ends, 0, rows, share.begin) : 0) {}
+
+  // The row of this lane's flow, if it has one. All lanes of a warp call together.
+  __device__ int64 row_of(int64 flow, bool has_one) {
+    const int64 row = has_one ? first_above(ends, before, min(before + kWarp + 1, rows), flow) : 0;
+    before = __shfl_sync(kAllLanes, row, kWarp - 1);
+    return row;
+  }
+};
 
 // Trimming: the company at the other end loses a flow, and is done with once it has none left on that side.
 template <typename Index>
@@ -177,12 +198,13 @@ struct Reach {
 template <typename Index, typename Action>
 __device__ void expand(Action act, const Index* payee, const Index* payer, const Index* entries, const int64* ends,
                        int64 rows, int64 flows, Frontier<Index>& next) {
-  for (int64 base = first_item() - lane(); base < flows; base += item_stride()) {
-    const int64 flow = base + lane();
+  const Share share(flows);
+  RowSearch search(ends, rows, share);
+  for (int64 base = share.begin; base < share.end; base += kWarp) {
+    const int64 flow = base + lane(), row = search.row_of(flow, flow < share.end);
     Index entry = 0, other = 0;
     bool wanted = false;
-    if (flow < flows) {
-      const int64 row = row_of(ends, rows, base, flow);
+    if (flow < share.end) {
       entry = entries[row];
       const int64 at = next.row_end(entry) - (ends[row] - flow);
       other = entry >= 0 ? payee[at] : payer[at];
@@ -436,12 +458,13 @@ __global__ void pull_long_rows(const int64* __restrict__ offsets, const int64* _
   Frontier<Index> next{offsets, offsets, entries, lengths, tally, {staged[threadIdx.x / kWarp], 0}};
   const Reach<Index> reach{open, reached};
   int64 touched = 0;
-  for (int64 base = first_item() - lane(); base < flows; base += item_stride()) {
-    const int64 flow = base + lane();
+  const Share share(flows);
+  RowSearch search(ends, rows, share);
+  for (int64 base = share.begin; base < share.end; base += kWarp) {
+    const int64 flow = base + lane(), row = search.row_of(flow, flow < share.end);
     Index company = 0;
     bool found = false;
-    if (flow < flows) {
-      const int64 row = row_of(ends, rows, base, flow);
+    if (flow < share.end) {
       company = long_companies[row];
       if (contains(open, company)) {
         ++touched;
@@ -484,12 +507,13 @@ __global__ void keep_inner_flows(const int64* __restrict__ offsets, const Index*
   __shared__ Index staged[2][kWarps][kStaged];
   const int warp = threadIdx.x / kWarp;
   KeptFlows<Index> kept{kept_payer, kept_payee, tally, staged[1][warp], {staged[0][warp], 0}};
-  for (int64 base = first_item() - lane(); base < flows; base += item_stride()) {
-    const int64 flow = base + lane();
+  const Share share(flows);
+  RowSearch search(ends, rows, share);
+  for (int64 base = share.begin; base < share.end; base += kWarp) {
+    const int64 flow = base + lane(), row = search.row_of(flow, flow < share.end);
     bool keep = false;
-    int64 row = 0, to = 0;
-    if (flow < flows) {
-      row = row_of(ends, rows, base, flow);
+    int64 to = 0;
+    if (flow < share.end) {
       const Index from = members[row];
       const Index other = payees[offsets[from + 1] - (ends[row] - flow)];
       keep = other != from && contains(set, other) && contains(split, other) == contains(split, from);
@@ -711,7 +735,7 @@ __global__ void name_members(const uint32* __restrict__ set, int64 companies, In
 }
 
 // Counts the members besides the namesake, and finds the smallest. Each warp sums up the component that it meets first,
-// for a giant one is met by all of them; only the others are counted one by one.
+// for a giant one is met by all of them; the others are counted at once for all lanes that have the same.
 template <typename Index>
 __global__ void measure_components(const Index* __restrict__ component, int64 companies, Index* others,
                                    Index* smallest) {
@@ -728,8 +752,11 @@ __global__ void measure_components(const Index* __restrict__ component, int64 co
       held_smallest = Index(base + __ffs(votes) - 1);
     }
     held_count += __popc(__ballot_sync(kAllLanes, counts && name == held));
-    if (counts && name != held) {
-      atomic_add(&others[name], Index(1));
+    const bool apart = counts && name != held;
+    if (!__any_sync(kAllLanes, apart)) continue;
+    const uint32 alike = __match_any_sync(kAllLanes, apart ? name : Index(-1));
+    if (apart && lane() == __ffs(alike) - 1) {
+      atomic_add(&others[name], Index(__popc(alike)));
       atomicMin(&smallest[name], company);
     }
   }

@@ -13,6 +13,40 @@ constexpr int kGroup = 64;  // rows of sums that are added up together
 constexpr double kUnits = 9007199254740992.0;  // 2^53: shares that many companies add to are counted in units of 2^-53
 constexpr int kNever = 0x7fffffff;
 
+// ---- single precision ----------------------------------------------------------------------------------------------------
+
+// CuPy adds -ftz=true to whatever options it is given: then a device takes single numbers below 2^-126 for zero, which the
+// CPU twin does not. Instructions that are spelled out keep them, and are never fused either.
+#ifdef SIMT_HOST
+__device__ inline float times(float left, float right) { return left * right; }
+__device__ inline float plus(float left, float right) { return left + right; }
+__device__ inline double widened(float value) { return double(value); }
+__device__ inline void narrow(double value, float& narrowed) { narrowed = float(value); }
+#else
+__device__ inline float times(float left, float right) {
+  float product;
+  asm("mul.rn.f32 %0, %1, %2;" : "=f"(product) : "f"(left), "f"(right));
+  return product;
+}
+__device__ inline float plus(float left, float right) {
+  float sum;
+  asm("add.rn.f32 %0, %1, %2;" : "=f"(sum) : "f"(left), "f"(right));
+  return sum;
+}
+__device__ inline double widened(float value) {
+  double wide;
+  asm("cvt.f64.f32 %0, %1;" : "=d"(wide) : "f"(value));
+  return wide;
+}
+__device__ inline void narrow(double value, float& narrowed) {
+  asm("cvt.rn.f32.f64 %0, %1;" : "=f"(narrowed) : "d"(value));
+}
+#endif
+__device__ inline double times(double left, double right) { return left * right; }
+__device__ inline double plus(double left, double right) { return left + right; }
+__device__ inline double widened(double value) { return value; }
+__device__ inline void narrow(double value, double& narrowed) { narrowed = value; }
+
 // ---- the flows inside components ---------------------------------------------------------------------------------------
 
 // What each member pays and gets inside its component. Flows stand by payee, so those of a hub fill whole warps.
@@ -65,7 +99,7 @@ __global__ void place_roots(const int64* __restrict__ first, int64 roots, const 
     const int64 flow = out_begin[column] + item - first[column];
     const int row = local[payee[flow]];
     if (row < 0 || component[row] != root_component[column]) continue;
-    now[row * int64(kRoots) + column] = Real(double(amount[flow]) / double(paid[column]));
+    narrow(double(amount[flow]) / double(paid[column]), now[row * int64(kRoots) + column]);
     const uint32 bit = 1u << (row % 32);
     if (!(atomicOr(&filled[row / 32], bit) & bit)) atomic_add(filled_rows, int64(1));
   }
@@ -84,7 +118,7 @@ __global__ void bound_parts(const Real* __restrict__ now, const int64* __restric
     double bound = 0.0;
     for (int64 row = bounds[part]; row < bounds[part + 1]; ++row) {
       if (!is_filled(filled, row)) continue;
-      bound += can_return(double(now[row * kRoots + lane()]), stay_twice[row], throughflow * per_outside[row]);
+      bound += can_return(widened(now[row * kRoots + lane()]), stay_twice[row], throughflow * per_outside[row]);
     }
     open[part * kRoots + lane()] = bound;
   }
@@ -109,7 +143,7 @@ __device__ void gather_flows(const Real* __restrict__ now, const int* __restrict
   auto pass_events = [&](int place) {
     while (event <= place) {
       const int here = event;
-      sum += double(run_sum);
+      sum += widened(run_sum);
       run_sum = 0;
       while (here == row_end) {  // more than once where nobody pays the next payee
         row_end = at_end(sum);
@@ -145,7 +179,7 @@ __device__ void gather_flows(const Real* __restrict__ now, const int* __restrict
 #pragma unroll
       for (int next = 0; next < kAhead; ++next) {
         pass_events(window + first + next);
-        run_sum += __shfl_sync(kAllLanes, passed, first + next) * there[next];
+        run_sum = plus(run_sum, times(__shfl_sync(kAllLanes, passed, first + next), there[next]));
       }
     }
   }
@@ -217,11 +251,12 @@ __global__ void gather_parts(const Real* __restrict__ now, Real* after, const in
     auto finish_row = [&](double sum) {
       const int from = int(row - base);
       if (__shfl_sync(kAllLanes, facts.column, from) == lane()) sum = 0.0;
-      const Real kept = Real(sum);
+      Real kept;
+      narrow(sum, kept);
       after[row * kRoots + lane()] = kept;
       const double most = __shfl_sync(kAllLanes, facts.most, from);
       bound += can_return(sum, most, throughflow * __shfl_sync(kAllLanes, facts.per_outside, from));
-      if (__any_sync(kAllLanes, kept != Real(0))) {
+      if (__any_sync(kAllLanes, widened(kept) != 0.0)) {
         bits |= 1u << (row % 32);
         ++rows_filled;
       }
@@ -285,7 +320,7 @@ __global__ void bring_back(const Real* __restrict__ now, const int64* __restrict
     double sum = 0.0;
     for (int64 nth = at + lane(); nth < stop; nth += kWarp) {
       const int64 place = begin[column] + nth;
-      const double brought = share[place] * double(now[payer[place] * int64(kRoots) + column]);
+      const double brought = share[place] * widened(now[payer[place] * int64(kRoots) + column]);
       last_hop_share[first[column] + nth] += brought;
       sum += brought;
     }

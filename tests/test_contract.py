@@ -11,7 +11,6 @@ from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
-import pandas
 import pytest
 import scipy.sparse.csgraph
 
@@ -132,38 +131,43 @@ class _Graph:
 
     def from_cudf_edgelist(self, flows: Any, source: str, destination: str, renumber: bool) -> None:
         assert not renumber
-        self.payer, self.payee = flows[source].to_numpy(), flows[destination].to_numpy()
+        self.payer, self.payee = flows[source].get(), flows[destination].get()
 
 
-def _components_with_other_numbers(graph: _Graph) -> pandas.DataFrame:
+def _components_with_other_numbers(graph: _Graph, on: HostAccelerator) -> dict[str, Any]:
     """Label as cuGraph may: in any order of the companies, by any number, up to the largest id that has a flow."""
     count = int(max(graph.payer.max(), graph.payee.max())) + 1
     flows = scipy.sparse.coo_array((np.ones(len(graph.payer)), (graph.payer, graph.payee)), shape=(count, count))
     _, label = scipy.sparse.csgraph.connected_components(flows, connection="strong")
     order = np.random.default_rng(1).permutation(count)
-    return pandas.DataFrame({"vertex": order, "labels": (label * 7919 % 1_000_003)[order]})
+    found = {"vertex": order, "labels": (label * 7919 % 1_000_003)[order]}
+    return {name: types.SimpleNamespace(values=on.to_device(column)) for name, column in found.items()}
 
 
 @pytest.mark.host
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 @pytest.mark.parametrize("flows", [0, 1, 60, 400])
 def test_components_of_cugraph_get_our_numbers(flows: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cudf", types.SimpleNamespace(DataFrame=pandas.DataFrame))
+    on = HostAccelerator()
+    monkeypatch.setitem(sys.modules, "cudf", types.SimpleNamespace(DataFrame=dict))
     monkeypatch.setitem(
         sys.modules,
         "cugraph",
-        types.SimpleNamespace(Graph=_Graph, strongly_connected_components=_components_with_other_numbers),
+        types.SimpleNamespace(
+            Graph=_Graph, strongly_connected_components=lambda graph: _components_with_other_numbers(graph, on)
+        ),
     )
     payer, payee = np.random.default_rng(flows).integers(0, 200, (2, flows)).astype(dtype)
-    labels, sizes = gpu_cugraph.labels_by_cugraph(HostAccelerator(), payer, payee, 230)
+    labels, sizes = gpu_cugraph.labels_by_cugraph(on, on.to_device(payer), on.to_device(payee), 230)
     expected = strong_components(payer, payee, 230)
-    assert labels.dtype == dtype and np.array_equal(labels, expected)
+    assert labels.dtype == dtype and np.array_equal(on.to_host(labels), expected)
     assert sizes.tolist() == [size for size in np.bincount(expected).tolist() if size > 1]
 
 
 @pytest.mark.host
 def test_without_cugraph_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cugraph", None)
-    ids = np.zeros(1, np.int32)
+    on = HostAccelerator()
+    ids = on.to_device(np.zeros(1, np.int32))
     with pytest.raises(ResourceError, match=r"--scc cugraph: cuGraph cannot be imported .*install ouroflow\[cu12\]"):
-        gpu_cugraph.labels_by_cugraph(HostAccelerator(), ids, ids, 1)
+        gpu_cugraph.labels_by_cugraph(on, ids, ids, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ouroflow.errors import InputError, ResourceError
 from ouroflow.graph import FlowGraph
-from ouroflow.graph_gpu import BYTES_PER_PAYMENT, DeviceGraph
+from ouroflow.graph_gpu import BYTES_PER_PAYMENT, DeviceGraph, running_sums
 from simt.host import HostAccelerator
 
 pytestmark = pytest.mark.host
@@ -88,10 +88,18 @@ def test_more_companies_than_a_packed_key_holds_are_sorted_by_both_ends() -> Non
     on = HostAccelerator()
     payer, payee, amount = random_payments(5, 20, 400, np.int64)
     far = PACKED_COMPANIES * 3
-    ones = np.ones(400, np.int64)
-    wide = _summed(on, _Flows(payer * far // 20, payee, amount, ones), far)
-    near = _summed(on, _Flows(payer, payee, amount, ones), 20)
+    rest = tuple(on.to_device(array) for array in (payee, amount, np.ones(400, np.int64)))
+    wide = _summed(on, _Flows(on.to_device(payer * far // 20), *rest), far)
+    near = _summed(on, _Flows(on.to_device(payer), *rest), 20)
     apart = payer * far // 20 != payee
     assert apart[payer != payee].all()
-    assert wide.amount.sum() == amount[apart].sum() and len(near.payer) <= len(wide.payer)
-    assert np.array_equal(np.lexsort((wide.payee, wide.payer)), np.arange(len(wide.payer)))
+    assert int(wide.amount.sum()) == amount[apart].sum() and len(near.payer) <= len(wide.payer)
+    order = np.lexsort((on.to_host(wide.payee), on.to_host(wide.payer)))
+    assert np.array_equal(order, np.arange(len(wide.payer)))
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), max_size=20), st.integers(1, 7))
+def test_running_sums_do_not_depend_on_the_pieces_they_are_made_in(values: list[int], at_once: int) -> None:
+    on = HostAccelerator()
+    sums = running_sums(on.xp, on.to_device(np.array(values, np.int64)), at_once=at_once)
+    assert on.to_host(sums).tolist() == [0, *np.cumsum(values, dtype=np.int64).tolist()]

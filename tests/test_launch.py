@@ -11,7 +11,7 @@ import pytest
 
 from ouroflow.errors import KernelError, ResourceError
 from ouroflow.runtime.launch import Cuda, Program, programs
-from simt.host import HostAccelerator, LocalProgram
+from simt.host import LocalProgram, NumpyAccelerator
 
 TEXT = """
 #include "common.cuh"
@@ -38,7 +38,7 @@ class Refused(Exception):
     """Raised where a launch would have gone to the machine."""
 
 
-class NoMachine(HostAccelerator):
+class NoMachine(NumpyAccelerator):
     """Checks arguments, and can compile nothing."""
 
     def compile(self, program: Program) -> object:
@@ -149,7 +149,7 @@ def test_a_declaration_that_no_call_can_meet_is_refused(
 @pytest.mark.host
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])
 def test_arrays_choose_the_instantiation(dtype: type) -> None:
-    on, result = HostAccelerator(), marked(dtype)
+    on, result = NumpyAccelerator(), marked(dtype)
     on.launch(MARK, 6, IDS.astype(dtype)[::2].copy(), 3, np.iinfo(dtype).max, result)
     most = np.iinfo(dtype).max
     assert result.tolist() == [most, 0, most, 0, most, 0]
@@ -157,7 +157,7 @@ def test_arrays_choose_the_instantiation(dtype: type) -> None:
 
 @pytest.mark.host
 def test_values_arrive_as_declared() -> None:
-    on, values = HostAccelerator(), np.array([1.0, 2.0])
+    on, values = NumpyAccelerator(), np.array([1.0, 2.0])
     on.launch(SCALE, 2, np.float32(0.5), 0.1, True, 2, values)
     assert values.tolist() == [0.5 + np.float64(np.float32(0.1)), 1.0 + np.float64(np.float32(0.1))]
 
@@ -170,7 +170,7 @@ def test_values_arrive_as_declared() -> None:
 def test_the_grid_covers_the_threads_up_to_what_the_machine_keeps_in_flight(
     threads: int, asked: int | None, blocks: int
 ) -> None:
-    on, found, block = HostAccelerator(resident_threads=500), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
+    on, found, block = NumpyAccelerator(resident_threads=500), np.zeros(1, np.uint32), np.zeros(1, np.uint32)
     on.launch(GRID, threads, found, block, blocks=asked)
     assert (int(found[0]), int(block[0])) == (blocks, 96)
 
@@ -178,7 +178,7 @@ def test_the_grid_covers_the_threads_up_to_what_the_machine_keeps_in_flight(
 @pytest.mark.host
 def test_a_block_larger_than_the_machine_still_runs() -> None:
     found, block = np.zeros(1, np.uint32), np.zeros(1, np.uint32)
-    HostAccelerator(resident_threads=8).launch(GRID, 10**6, found, block)
+    NumpyAccelerator(resident_threads=8).launch(GRID, 10**6, found, block)
     assert found[0] == 1
 
 
@@ -201,7 +201,7 @@ def test_a_declaration_that_the_kernel_contradicts_is_refused(declared: tuple[st
     with pytest.raises(
         KernelError, match=re.escape("copy takes ['const int32*', 'int64', 'int32*'], and Python declares")
     ):
-        HostAccelerator().warm(program)
+        NumpyAccelerator().warm(program)
 
 
 @pytest.mark.host
@@ -209,7 +209,7 @@ def test_a_kernel_that_the_file_lacks_is_refused() -> None:
     program = LocalProgram("none.cu", "__global__ void some(int* to) {}\n")
     program.kernel("other", "int32*")
     with pytest.raises(KernelError, match="other"):
-        HostAccelerator().warm(program)
+        NumpyAccelerator().warm(program)
 
 
 @pytest.mark.cpu
@@ -240,7 +240,7 @@ def test_a_compile_error_names_the_file_and_line(broken: str, place: str, monkey
     )
     monkeypatch.setattr(program, "read", texts.__getitem__)
     with pytest.raises(KernelError, match=re.escape(place)):
-        HostAccelerator().warm(program)
+        NumpyAccelerator().warm(program)
 
 
 @pytest.mark.cpu

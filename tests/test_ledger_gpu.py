@@ -27,6 +27,7 @@ from ouroflow.graph_gpu import DeviceGraph
 from ouroflow.ledger import Ledger, gpu, gpu_columns, gpu_frames
 from ouroflow.ledger import read_ledger as read_on_cpu
 from simt.host import HostAccelerator
+from simt.strict import DeviceArray, Module
 from test_ledger import FILES
 from test_ledger_bad_input import BAD_FILES, write_csv, write_dates, write_integers, write_other, write_steps
 
@@ -36,7 +37,26 @@ BY_PANDAS = "read on the host lane by pandas"
 BY_CPU = "read on the CPU, not on the host lane: "
 
 
-class _Shuffled(pandas.Series):
+class _Column(pandas.Series):
+    """A column that is indexed by arrays of the lane, as one of cuDF is by CuPy's."""
+
+    @property
+    def _constructor(self) -> type[pandas.Series]:
+        return type(self)
+
+    def take(self, indices: Any) -> pandas.Series:
+        return super().take(indices.get())
+
+
+class _Frame(pandas.DataFrame):
+    """A frame of such columns."""
+
+    @property
+    def _constructor_sliced(self) -> type[pandas.Series]:
+        return _Column
+
+
+class _Shuffled(_Column):
     """A column whose distinct values come in another order than that of first appearance."""
 
     def factorize(self, *_: Any) -> tuple[np.ndarray, pandas.Index]:
@@ -52,12 +72,14 @@ class PandasFrames(gpu_frames.Frames):
     """
 
     def __init__(self, *, shuffled: bool = False) -> None:
-        self.module, self.name = pandas, "pandas"
-        if shuffled:
-            self.module = SimpleNamespace(
-                concat=lambda *parts, **how: _Shuffled(pandas.concat(*parts, **how)), Series=_Shuffled
-            )
-            self.module.read_csv = pandas.read_csv
+        self.name = "pandas"
+        column = _Shuffled if shuffled else _Column
+        self.module = SimpleNamespace(
+            concat=lambda *parts, **how: column(pandas.concat(*parts, **how)),
+            Series=column,
+            read_csv=lambda *text, **how: _Frame(pandas.read_csv(*text, **how)),
+        )
+        self.lane = Module()
         self.read: list[tuple[str, int]] = []
 
     def read_row_groups(self, path: str, columns: Sequence[str], groups: Sequence[int]) -> pandas.DataFrame:
@@ -65,23 +87,23 @@ class PandasFrames(gpu_frames.Frames):
             table = file.read_row_groups(list(groups), columns=list(columns))
         self.read.append((path, table.num_rows))
         arrays = {name: _decoded(table[name]) for name in table.column_names}
-        return pandas.DataFrame({name: pandas.Series(array, dtype=_dtype(array)) for name, array in arrays.items()})
+        return _Frame({name: pandas.Series(array, dtype=_dtype(array)) for name, array in arrays.items()})
 
     def read_lines(self, text: bytes, dialect: Any, columns: Sequence[str]) -> pandas.DataFrame:
         frame = super().read_lines(text, dialect, columns)
         self.read.append(("", len(frame)))
         return frame
 
-    def array(self, values: Any) -> np.ndarray:
+    def array(self, values: Any) -> DeviceArray:
         if isinstance(values, pandas.Series):
             kind = {"i": np.int64, "u": np.uint64, "f": np.float64, "b": np.bool_}[values.dtype.kind]
-            return values.to_numpy(dtype=kind)
-        return np.asarray(values)
+            return self.lane.from_host(values.to_numpy(dtype=kind))
+        return self.lane.from_host(np.asarray(values))
 
-    def unscaled(self, column: pandas.Series) -> np.ndarray:
+    def unscaled(self, column: pandas.Series) -> DeviceArray:
         array = self.on_host(column).cast(pa.decimal128(38, column.dtype.pyarrow_dtype.scale))
         words = np.frombuffer(array.buffers()[1], np.int64).reshape(-1, 2)
-        return words[array.offset : array.offset + len(array)]
+        return self.lane.from_host(words[array.offset : array.offset + len(array)])
 
     def on_host(self, column: pandas.Series) -> pa.Array:
         array = pa.array(column, from_pandas=True)
@@ -372,7 +394,7 @@ def test_the_graph_of_a_ledger_lies_where_the_ledger_says(tmp_path: Path) -> Non
         graph, expected = ledger.graph(ledger.on or on), ledger.host.graph()
         assert isinstance(graph, DeviceGraph) and graph.on is (ledger.on or on)
         assert ledger.on is None or ledger.graph().device == "gpu"
-        assert np.array_equal(graph.amount, expected.amount) and np.array_equal(graph.payee, expected.payee)
+        assert np.array_equal(graph.host.amount, expected.amount) and np.array_equal(graph.host.payee, expected.payee)
         assert (graph.self_payments, graph.self_amount) == (expected.self_payments, expected.self_amount)
         assert graph.self_payments > 0
 

@@ -122,3 +122,21 @@ def test_an_error_in_common_cuh_names_it(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(program, "read", lambda file: program.text if file == "uses.cu" else broken)
     with pytest.raises(AssertionError, match=r"common\.cuh\(2\): error"):
         compile_for(program, 90)
+
+
+def test_no_kernel_rounds_otherwise_than_its_cpu_twin_under_the_flags_of_cupy() -> None:
+    # CuPy appends -ftz=true to every call of NVRTC; single numbers below 2^-126 would be lost, and with them bits.
+    from cuda.bindings import nvrtc
+
+    options = [*OPTIONS, "--gpu-architecture=compute_90", "-ftz=true"]
+    for program in programs():
+        _, made = nvrtc.nvrtcCreateProgram(program.source.encode(), program.file.encode(), 0, [], [])
+        for name in program.names():
+            nvrtc.nvrtcAddNameExpression(made, name.encode())
+        (status,) = nvrtc.nvrtcCompileProgram(made, len(options), [option.encode() for option in options])
+        assert status == nvrtc.nvrtcResult.NVRTC_SUCCESS
+        ptx = bytearray(nvrtc.nvrtcGetPTXSize(made)[1])
+        nvrtc.nvrtcGetPTX(made, ptx)
+        nvrtc.nvrtcDestroyProgram(made)
+        assert b".visible .entry" in ptx
+        assert b".ftz" not in ptx and b"fma.rn" not in ptx, program.file

@@ -111,13 +111,17 @@ CASES = {
 # --- equality ---------------------------------------------------------------------------------------------------------
 
 
+def here(on: HostAccelerator, array: Any) -> Any:
+    return on.to_host(array) if on.is_here(array) else array
+
+
 def both_layouts(
     graph: FlowGraph, labels: Labels, on: HostAccelerator, hops: int | None
 ) -> tuple[MoneyLayout, MoneyLayout]:
     ours = gpu_walks.lay_money(DeviceGraph.from_host(on, graph), labels, hops=hops)
     theirs = cpu_walks.lay_money(graph, labels, hops=hops)
     for name in ("inside", "block_before", "company_before", "closed", "closed_paid"):
-        one, other = getattr(ours, name), getattr(theirs, name)
+        one, other = here(on, getattr(ours, name)), getattr(theirs, name)
         assert one.dtype == other.dtype and np.array_equal(one, other), name
     assert (ours.laid, ours.certain) == (theirs.laid, theirs.certain)
     return ours, theirs
@@ -128,8 +132,9 @@ def both_tables(ours: MoneyLayout, theirs: MoneyLayout) -> tuple[AliasTable | No
     if one is None or other is None:
         assert one is other
         return None, None
-    assert np.array_equal(one.row_offsets, other.row_offsets)
-    assert np.array_equal(one.slots, other.slots)
+    on = ours.graph.on
+    assert np.array_equal(on.to_host(one.row_offsets), other.row_offsets)
+    assert np.array_equal(on.to_host(one.slots), other.slots)
     assert one.longest == other.longest
     return one, other
 
@@ -321,7 +326,7 @@ def test_a_step_over_alias_rows_reads_one_slot_and_the_layout_reads_each_flow_on
     layout = gpu_walks.lay_money(DeviceGraph.from_host(on, graph), labels, hops=9)
     assert on.touched_edges["mark_inside"] == graph.flows
     table = gpu_walks.alias_table(layout)
-    assert on.touched_edges["lay_flow_slots"] == int(np.bitwise_count(layout.inside).sum())
+    assert on.touched_edges["lay_flow_slots"] == int(np.bitwise_count(on.to_host(layout.inside)).sum())
     tally = walk_sample(layout, 5_000, seed=1, table=table, hops=9)
     assert on.touched_edges["walk_alias_rows"] == tally.steps > 5_000
     assert on.touched_edges["draw_starts"] <= 64 * 5_000

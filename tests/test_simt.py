@@ -11,7 +11,7 @@ import pytest
 
 from ouroflow.errors import KernelError
 from simt import watch
-from simt.host import HERE, PLAIN, HostAccelerator, LocalProgram
+from simt.host import HERE, PLAIN, LocalProgram, NumpyAccelerator
 
 pytestmark = pytest.mark.host
 
@@ -38,12 +38,12 @@ LANES = np.arange(64) % 32
 
 
 @pytest.fixture
-def on() -> HostAccelerator:
-    return HostAccelerator()
+def on() -> NumpyAccelerator:
+    return NumpyAccelerator()
 
 
 @pytest.mark.parametrize("items", [1, 63, 64, 65, 2_047, 2_048, 9_999])
-def test_every_item_is_visited_once_by_the_thread_that_strides_to_it(on: HostAccelerator, items: int) -> None:
+def test_every_item_is_visited_once_by_the_thread_that_strides_to_it(on: NumpyAccelerator, items: int) -> None:
     owner, visits = np.full(items, -1), np.zeros(items, np.int32)
     on.launch(STRIDE, items, items, owner, visits)
     threads = min(-(-items // 64), 2_048 // 64) * 64
@@ -51,13 +51,13 @@ def test_every_item_is_visited_once_by_the_thread_that_strides_to_it(on: HostAcc
     assert (visits == 1).all()
 
 
-def test_one_warp_takes_one_item(on: HostAccelerator) -> None:
+def test_one_warp_takes_one_item(on: NumpyAccelerator) -> None:
     owner = np.full(1_000, -1)
     on.launch(WARP_ITEMS, 1_000 * 32, 1_000, owner)
     assert np.array_equal(owner, np.arange(1_000) % (2_048 // 32))
 
 
-def test_edge_counters_add_up_over_blocks_and_launches(on: HostAccelerator) -> None:
+def test_edge_counters_add_up_over_blocks_and_launches(on: NumpyAccelerator) -> None:
     for items in (10, 5_000):
         on.launch(STRIDE, items, items, np.zeros(items, np.int64), np.zeros(items, np.int32))
     assert on.touched_edges == {"stride_over_items": 3 * 5_010} and on.launches == {"stride_over_items": 2}
@@ -66,7 +66,7 @@ def test_edge_counters_add_up_over_blocks_and_launches(on: HostAccelerator) -> N
 @pytest.mark.parametrize("workers", [1, 2, 5])
 @pytest.mark.parametrize("items", [1, 255, 257, 50_000])
 def test_block_and_warp_reductions_equal_numpy(items: int, workers: int) -> None:
-    on, values = HostAccelerator(workers=workers), RNG.integers(-1_000, 1_000, items)
+    on, values = NumpyAccelerator(workers=workers), RNG.integers(-1_000, 1_000, items)
     for kernel, dtype in (
         (BLOCK_SUMS, np.float64),
         (BLOCK_SUMS, np.float32),
@@ -79,7 +79,7 @@ def test_block_and_warp_reductions_equal_numpy(items: int, workers: int) -> None
 
 
 @pytest.mark.parametrize("width", [4, 16, 32])
-def test_shuffles_stay_in_their_groups(on: HostAccelerator, width: int) -> None:
+def test_shuffles_stay_in_their_groups(on: NumpyAccelerator, width: int) -> None:
     values = RNG.integers(0, 1_000, 64).astype(np.int32)
     got = [np.zeros(64, np.int32) for _ in range(4)]
     on.launch(SHUFFLES, 64, values, width, *got)
@@ -92,7 +92,7 @@ def test_shuffles_stay_in_their_groups(on: HostAccelerator, width: int) -> None:
 
 
 @pytest.mark.parametrize("mask", [0xFFFFFFFF, 0x0000FFFF, 0x80000001, 0x00000400, 0x55555555])
-def test_votes_count_the_lanes_of_the_mask_and_no_others(on: HostAccelerator, mask: int) -> None:
+def test_votes_count_the_lanes_of_the_mask_and_no_others(on: NumpyAccelerator, mask: int) -> None:
     values = RNG.integers(-1, 3, 64).astype(np.int32)
     ballots, equal = np.zeros(64, np.uint32), np.zeros(64, np.uint32)
     some, every = np.full(64, -1, np.int32), np.full(64, -1, np.int32)
@@ -107,14 +107,14 @@ def test_votes_count_the_lanes_of_the_mask_and_no_others(on: HostAccelerator, ma
         assert (equal[first : first + 32] == np.where(inside, alike, 0)).all()
 
 
-def test_halves_of_a_warp_reduce_by_themselves(on: HostAccelerator) -> None:
+def test_halves_of_a_warp_reduce_by_themselves(on: NumpyAccelerator) -> None:
     values, sums = RNG.integers(0, 100, 64).astype(np.int32), np.zeros(64, np.int32)
     on.launch(TWO_HALVES, 64, values, sums)
     assert np.array_equal(sums, np.repeat(values.reshape(4, 16).sum(axis=1), 16))
 
 
 @pytest.mark.parametrize("values", [[0], [1], [0, 1, 3], [1, 2]])
-def test_barriers_that_count_see_the_whole_block(on: HostAccelerator, values: list[int]) -> None:
+def test_barriers_that_count_see_the_whole_block(on: NumpyAccelerator, values: list[int]) -> None:
     given = np.resize(np.array(values, np.int32), 200)
     count, some, every = (np.full(200, -1, np.int32) for _ in range(3))
     on.launch(BLOCK_VOTES, 200, given, count, some, every)
@@ -122,7 +122,7 @@ def test_barriers_that_count_see_the_whole_block(on: HostAccelerator, values: li
     assert (some == (given > 2).any()).all() and (every == (given > 0).all()).all()
 
 
-def test_64_bit_atomics_keep_every_bit(on: HostAccelerator) -> None:
+def test_64_bit_atomics_keep_every_bit(on: NumpyAccelerator) -> None:
     values = RNG.integers(np.iinfo(np.int64).min, np.iinfo(np.int64).max, 3_001)
     total, least, most, bits = np.zeros(1, np.int64), values[:1].copy(), values[:1].copy(), np.zeros(1, np.uint64)
     on.launch(WIDE_ATOMICS, 3_001, values, 3_001, total, least, most, bits)
@@ -130,13 +130,13 @@ def test_64_bit_atomics_keep_every_bit(on: HostAccelerator) -> None:
     assert bits[0] == np.bitwise_or.reduce(values.astype(np.uint64))
 
 
-def test_a_slot_is_claimed_once(on: HostAccelerator) -> None:
+def test_a_slot_is_claimed_once(on: NumpyAccelerator) -> None:
     slot, owner, claimed = RNG.integers(0, 40, 5_000).astype(np.int32), np.full(40, -1), np.zeros(1, np.int32)
     on.launch(CLAIM, 5_000, slot, 5_000, owner, claimed)
     assert claimed[0] == 40 and np.array_equal(slot[owner], np.arange(40))
 
 
-def test_bits_are_counted_as_on_a_device(on: HostAccelerator) -> None:
+def test_bits_are_counted_as_on_a_device(on: NumpyAccelerator) -> None:
     words, wide = RNG.integers(0, 2**32, 64, np.uint32), RNG.integers(0, 2**64, 64, np.uint64)
     words[:3] = 0, 1, 2**31
     ones, wide_ones, zeros, first = (np.zeros(64, np.int32) for _ in range(4))
@@ -149,7 +149,7 @@ def test_bits_are_counted_as_on_a_device(on: HostAccelerator) -> None:
     assert high.tolist() == [int(a) * int(b) >> 64 for a, b in zip(wide, np.roll(wide, -1), strict=True)]
 
 
-def test_last_at_most_is_searchsorted(on: HostAccelerator) -> None:
+def test_last_at_most_is_searchsorted(on: NumpyAccelerator) -> None:
     ascending = np.sort(RNG.integers(0, 500, 300))
     ascending[0] = 0
     values, places = np.arange(600), np.zeros(600, np.int64)
@@ -158,14 +158,14 @@ def test_last_at_most_is_searchsorted(on: HostAccelerator) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_products_are_rounded_before_they_are_added(on: HostAccelerator, dtype: type) -> None:
+def test_products_are_rounded_before_they_are_added(on: NumpyAccelerator, dtype: type) -> None:
     a, b = (RNG.random(5_000).astype(dtype) for _ in range(2))
     c, result = -(a * b), np.ones(5_000, dtype)
     on.launch(PRODUCT_AND_SUM, 5_000, a, b, c, 5_000, result)
     assert (result == 0).all()
 
 
-def test_fences_carry_what_the_last_block_reads(on: HostAccelerator) -> None:
+def test_fences_carry_what_the_last_block_reads(on: NumpyAccelerator) -> None:
     values, total = np.arange(10_000), np.zeros(1, np.int64)
     on.launch(LAST_BLOCK_SUMS, 2_048, values, 10_000, np.zeros(2_048, np.int64), np.zeros(1, np.uint32), total)
     assert total[0] == values.sum()
@@ -208,7 +208,7 @@ def test_calls_that_cuda_lacks_do_not_compile(call: str) -> None:
     program = LocalProgram("lacks.cu", f"__global__ void lacks({parameters}) {{\n  {call};\n}}\n")
     program.kernel("lacks", "int64*", "uint64*", "float32*")
     with pytest.raises(KernelError, match=r"lacks\.cu:2:\d+: error"):
-        HostAccelerator().warm(program)
+        NumpyAccelerator().warm(program)
 
 
 def test_the_same_text_is_compiled_once(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 BYTES_PER_PAYMENT = 72
 """Keys, order, the sort's own copies, gathered amounts, and their running sums."""
 
+SUMMED_AT_ONCE = 1 << 30
+"""Numbers of one running sum: CuPy has left those of more than 2^31 undone in silence, those of 2^32 later still (#9841)."""
+
+MOST_AT_ONCE = 2**31 - 1
+"""Payments sorted at once: CuPy scatters and masks with 32-bit counts (#10290)."""
+
 PACKED_COMPANIES = 3_037_000_499
 """Up to so many companies payer * companies + payee fits int64."""
 
@@ -156,10 +162,10 @@ class DeviceGraph:
         )
 
     def __post_init__(self) -> None:
-        """Make arrays read-only where the array module can (the host lane): a kernel that writes to one is refused."""
+        """Make arrays read-only where the machine can (the host lane): a kernel that writes to one is refused."""
         for value in vars(self).values():
-            if isinstance(value, np.ndarray):
-                value.setflags(write=False)
+            if isinstance(value, self.on.xp.ndarray):
+                self.on.seal(value)
 
     @cached_property
     def host(self) -> FlowGraph:
@@ -214,7 +220,7 @@ class DeviceGraph:
         """Payer of each flow, in the order by payer: device array of the dtype of `payee`."""
         xp = self.on.xp
         begun = xp.bincount(self.out_offsets[1:-1], minlength=self.flows + 1)[: self.flows]
-        return xp.cumsum(begun).astype(self.payee.dtype)
+        return running_sums(xp, begun)[1:].astype(self.payee.dtype)
 
     @cached_property
     def paid(self) -> Array:
@@ -235,8 +241,19 @@ class DeviceGraph:
 
     def _row_sums(self, values: Array, offsets: Array) -> Array:
         xp = self.on.xp
-        running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(values)])
-        return xp.diff(running[offsets])
+        return xp.diff(running_sums(xp, values)[offsets])
+
+
+def running_sums(xp: Any, values: Array, *, at_once: int = SUMMED_AT_ONCE) -> Array:
+    """Return the sum of the integers before each place, the end included: int64 of shape (values + 1,)."""
+    sums = xp.zeros(len(values) + 1, np.int64)
+    for first in range(0, len(values), at_once):
+        part = sums[first + 1 : first + 1 + at_once]
+        part[:] = values[first : first + at_once]
+        xp.cumsum(part, out=part)
+        if first:
+            part += sums[first]
+    return sums
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +269,7 @@ class _Flows:
 def _summed_in_pieces(on: Accelerator, payer: Any, payee: Any, amount: Any, companies: int) -> _Flows:
     """Sum parallel payments, as many at once as the free memory allows."""
     free = on.free_bytes()
-    piece = max(1, free // BYTES_PER_PAYMENT)
+    piece = max(1, min(free // BYTES_PER_PAYMENT, MOST_AT_ONCE))
     if len(payer) <= piece:
         return _summed(on, _moved(on, payer, payee, amount, 0, len(payer)), companies)
     # A quarter of the memory for each: the flows so far, a piece, and the sum of both while it is made.
@@ -314,7 +331,7 @@ def _summed(on: Accelerator, flows: _Flows, companies: int) -> _Flows:
     first = order[starts]
 
     def sums(values: Array) -> Array:
-        running = xp.concatenate([xp.zeros(1, np.int64), xp.cumsum(values[order])])
+        running = running_sums(xp, values[order])
         return running[ends] - running[starts]
 
     return _Flows(payer[first], payee[first], sums(amount), sums(payments))

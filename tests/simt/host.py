@@ -1,7 +1,8 @@
 """A machine for `ouroflow.runtime.launch` made of g++ and NumPy: the files of ``kernels/``, run without a GPU.
 
-`HostAccelerator` does what `Cuda` does with CuPy. It also checks what a device cannot: that each kernel takes what its
-declaration in Python says, type by type, and how many edges a kernel reads.
+`HostAccelerator` does what `Cuda` does with CuPy, and its arrays refuse what CuPy refuses (`simt.strict`). It also checks
+what a device cannot: that each kernel takes what its declaration in Python says, type by type, how many edges a kernel
+reads, and how often the host waits for the device.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import numpy.typing as npt
 
 from ouroflow.errors import KernelError
 from ouroflow.runtime.launch import Accelerator, Kernel, Program, RawLaunch
+from simt.strict import DeviceArray, Module, address
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path(os.environ.get("OUROFLOW_SIMT_CACHE", Path(tempfile.gettempdir()) / f"ouroflow-simt-{os.getuid()}"))
 
 # Products are not fused into sums, as on the device (see launch.OPTIONS).
-COMMON = ("g++", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off")
+COMMON: tuple[str, ...] = ("g++", "-std=c++20", "-fPIC", "-pthread", "-ffp-contract=off")
 if platform.machine() == "x86_64":
     COMMON += ("-mtls-dialect=gnu2",)  # threadIdx is read often; elsewhere the quick way is the usual one
 PLAIN = ("-O2",)
@@ -59,7 +61,7 @@ class LocalProgram(Program):
 
 
 class HostAccelerator(Accelerator):
-    """NumPy arrays and kernels compiled by g++.
+    """Arrays of `simt.strict` and kernels compiled by g++.
 
     Parameters
     ----------
@@ -76,13 +78,16 @@ class HostAccelerator(Accelerator):
     ----------
     launches, touched_edges : Counter
         By kernel name: how often it ran, and how many edges it said it read.
+    synchronisations : Counter
+        How often the host waited, by what for: 'to_host', 'int', 'bool', 'mask', 'nonzero' and the like.
     """
 
     def __init__(
         self, *, memory: int = 1 << 34, resident_threads: int = 2048, workers: int = 2, flags: tuple[str, ...] = PLAIN
     ) -> None:
         super().__init__()
-        self.xp, self.name = np, "the host lane"
+        module = Module()
+        self.xp, self.name, self.synchronisations = module, "the host lane", module.synchronisations
         self.memory, self.resident_threads, self.workers, self.flags = memory, resident_threads, workers, flags
         self.launches: Counter[str] = Counter()
         self.touched_edges: Counter[str] = Counter()
@@ -127,20 +132,42 @@ class HostAccelerator(Accelerator):
         """Return what the test says is free."""
         return self.memory
 
-    def to_device(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_device(self, array: npt.NDArray[Any]) -> DeviceArray:
         """Copy: the device's memory is not the host's."""
-        return np.array(array)
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{type(array).__name__} is no array of the host")
+        made: DeviceArray = self.xp.from_host(array)
+        return made
 
-    def to_host(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def to_host(self, array: DeviceArray) -> npt.NDArray[Any]:
         """Copy back."""
-        return np.array(array)
+        if not isinstance(array, DeviceArray):
+            raise TypeError(f"{type(array).__name__} is no array of the device")
+        self.synchronisations["to_host"] += 1
+        return array._memory.copy()
 
-    def is_here(self, array: npt.NDArray[Any]) -> bool:
-        """Tell that NumPy arrays lie here."""
-        return isinstance(array, np.ndarray)
+    def is_here(self, array: Any) -> bool:
+        """Tell that the arrays of the lane lie here."""
+        return isinstance(array, DeviceArray)
+
+    def seal(self, array: DeviceArray) -> None:
+        """Refuse writes to this array from now on."""
+        array._memory.setflags(write=False)
 
     def synchronize(self) -> None:
         """Return at once: every launch waits for its end."""
+
+
+class NumpyAccelerator(HostAccelerator):
+    """The host lane on plain NumPy arrays, which kernels write to where they lie: for tests of single kernels."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.xp = np
+
+    def is_here(self, array: Any) -> bool:
+        """Tell that NumPy arrays lie here."""
+        return isinstance(array, np.ndarray)
 
 
 def shared_object(source: str, names: Sequence[str], flags: tuple[str, ...] = PLAIN) -> Path:
@@ -183,6 +210,8 @@ def _declared(kind: str, array: bool, written: bool, chosen: dict[str, str]) -> 
 
 def _passed(argument: Any) -> npt.NDArray[Any]:
     """Return an array whose memory holds the argument as the kernel reads it: a value, or an address."""
+    if isinstance(argument, DeviceArray):
+        return np.array(address(argument), np.uintp)
     if isinstance(argument, np.ndarray):
         return np.array(argument.ctypes.data, np.uintp)
     return np.asarray(argument)

@@ -14,14 +14,14 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as pytest does it
 
-from simt.host import ADDRESS_SANITIZER, PLAIN, THREAD_SANITIZER, HostAccelerator, LocalProgram
+from simt.host import ADDRESS_SANITIZER, PLAIN, THREAD_SANITIZER, HostAccelerator, LocalProgram, NumpyAccelerator
 
 if TYPE_CHECKING:
     from ouroflow.graph_gpu import DeviceGraph
@@ -45,7 +45,7 @@ HARMLESS = "WARNING: ASan doesn't fully support makecontext/swapcontext"
 # Small on purpose: ThreadSanitizer wants an OS thread per block and a fiber per thread.
 RESIDENT_THREADS = 512
 
-Scenario = Callable[[HostAccelerator], None]
+Scenario = Callable[[Any], None]
 Ends = tuple[np.ndarray, np.ndarray, int]  # payer, payee, companies
 
 
@@ -155,77 +155,77 @@ LAST_BLOCK_SUMS = COLLECTIVES.kernel(
 )
 
 
-def lost_update(on: HostAccelerator) -> None:
+def lost_update(on: NumpyAccelerator) -> None:
     on.launch(LOST_UPDATE, 400, _payers(400, 50), 400, np.zeros(50, np.int32))
 
 
-def race_between_blocks(on: HostAccelerator) -> None:
+def race_between_blocks(on: NumpyAccelerator) -> None:
     on.launch(RACE_BETWEEN_BLOCKS, 256, np.arange(1000), 1000, np.zeros(1, np.int64))
 
 
-def missing_barrier(on: HostAccelerator) -> None:
+def missing_barrier(on: NumpyAccelerator) -> None:
     on.launch(MISSING_BARRIER, 64, np.ones(64, np.int32), np.zeros(1, np.int32))
 
 
-def missing_second_barrier(on: HostAccelerator) -> None:
+def missing_second_barrier(on: NumpyAccelerator) -> None:
     on.launch(MISSING_SECOND_BARRIER, 64, np.ones(64, np.int32), np.zeros(64, np.int32))
 
 
-def shuffle_is_no_barrier(on: HostAccelerator) -> None:
+def shuffle_is_no_barrier(on: NumpyAccelerator) -> None:
     on.launch(SHUFFLE_IS_NO_BARRIER, 32, np.ones(32, np.int32), np.zeros(32, np.int32))
 
 
-def plain_read_of_atomic(on: HostAccelerator) -> None:
+def plain_read_of_atomic(on: NumpyAccelerator) -> None:
     on.launch(PLAIN_READ_OF_ATOMIC, 400, _payers(400, 5), 400, np.zeros(5, np.int32), np.zeros(400, np.int32))
 
 
-def publish_without_fence(on: HostAccelerator) -> None:
+def publish_without_fence(on: NumpyAccelerator) -> None:
     on.launch(PUBLISH_WITHOUT_FENCE, 64, np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1, np.int64))
 
 
-def write_past_end(on: HostAccelerator) -> None:
+def write_past_end(on: NumpyAccelerator) -> None:
     on.launch(WRITE_PAST_END, 300, _payers(300, 50), 300, np.zeros(300, np.int32))
 
 
-def read_past_end(on: HostAccelerator) -> None:
+def read_past_end(on: NumpyAccelerator) -> None:
     on.launch(READ_PAST_END, 300, np.zeros(300, np.int64), 300, np.zeros(300, np.int64))
 
 
-def write_before_start(on: HostAccelerator) -> None:
+def write_before_start(on: NumpyAccelerator) -> None:
     on.launch(WRITE_BEFORE_START, 300, _payers(300, 20), 300, np.zeros(20, np.int32))
 
 
-def past_shared_end(on: HostAccelerator) -> None:
+def past_shared_end(on: NumpyAccelerator) -> None:
     on.launch(PAST_SHARED_END, 33, np.ones(33, np.int32), np.zeros(33, np.int32))
 
 
-def shift_past_width(on: HostAccelerator) -> None:
+def shift_past_width(on: NumpyAccelerator) -> None:
     on.launch(SHIFT_PAST_WIDTH, 100, np.arange(40, dtype=np.int32), 40, np.zeros(1, np.uint64))
 
 
-def deadlock(on: HostAccelerator) -> None:
+def deadlock(on: NumpyAccelerator) -> None:
     on.launch(DEADLOCK, 64, np.zeros(64, np.int32))
 
 
-def different_barriers(on: HostAccelerator) -> None:
+def different_barriers(on: NumpyAccelerator) -> None:
     on.launch(DIFFERENT_BARRIERS, 64, np.zeros(64, np.int32))
 
 
-def mask_without_caller(on: HostAccelerator) -> None:
+def mask_without_caller(on: NumpyAccelerator) -> None:
     on.launch(MASK_WITHOUT_CALLER, 32, np.zeros(32, np.int32))
 
 
-def different_collectives(on: HostAccelerator) -> None:
+def different_collectives(on: NumpyAccelerator) -> None:
     on.launch(DIFFERENT_COLLECTIVES, 32, np.zeros(32, np.int32))
 
 
-def right_atomics(on: HostAccelerator) -> None:
+def right_atomics(on: NumpyAccelerator) -> None:
     owner, claimed = np.full(50, -1), np.zeros(1, np.int32)
     on.launch(COUNTS, 400, _payers(400, 50), 400, owner, claimed)
     assert claimed[0] == 50
 
 
-def right_reductions(on: HostAccelerator) -> None:
+def right_reductions(on: NumpyAccelerator) -> None:
     values = np.arange(5_000)
     for kernel, dtype in ((WARP_SUMS, np.int64), (WARP_SUMS, np.int32), (BLOCK_SUMS, np.float64)):
         total = np.zeros(1, dtype)
@@ -234,7 +234,7 @@ def right_reductions(on: HostAccelerator) -> None:
         assert total[0] == 3 * values.sum()
 
 
-def right_fences(on: HostAccelerator) -> None:
+def right_fences(on: NumpyAccelerator) -> None:
     total = np.zeros(1, np.int64)
     on.launch(LAST_BLOCK_SUMS, 300, np.arange(5_000), 5_000, np.zeros(512, np.int64), np.zeros(1, np.uint32), total)
     assert total[0] == 5_000 * 4_999 // 2
@@ -286,8 +286,9 @@ def _check_components(on: HostAccelerator, ends: Ends, ids: type, **plan: float)
     from ouroflow.components.gpu import Plan, components_of_flows
 
     payer, payee, companies = ends
-    labels, sizes = components_of_flows(on, payer.astype(ids), payee.astype(ids), companies, plan=Plan(**plan))
-    expected = _components_of(ends)
+    here = (on.to_device(part.astype(ids)) for part in (payer, payee))
+    found, sizes = components_of_flows(on, *here, companies, plan=Plan(**plan))
+    labels, expected = on.to_host(found), _components_of(ends)
     pairs = np.unique(labels.astype(np.int64) * companies + expected)
     assert len(pairs) == len(np.unique(labels)) == expected.max() + 1
     assert sizes.tolist() == sorted((size for size in np.bincount(expected).tolist() if size > 1), reverse=True)
@@ -356,7 +357,7 @@ def walks_on_flows_and_on_alias_rows(on: HostAccelerator) -> None:
     for ends in (_hubs(), _giant(), _long_cycle()):
         graph, labels = _graph(on, ends), _components_of(ends)
         for asked in ({"walks": 50}, {"walks": 4_000}, {"walks": 500, "hops": 4}):
-            assert walk_returns(graph, labels, seed=3, **asked).returned.sum() >= 0
+            assert int(walk_returns(graph, labels, seed=3, **asked).returned.sum()) >= 0
         assert (walk_companies(graph, labels, np.arange(2, 7), seed=4, tolerance=0.1).value >= 0).all()
 
 
@@ -395,11 +396,12 @@ SCENARIOS = {scenario.__name__: scenario for scenario in (*BUGS["thread"], *BUGS
 def main() -> None:
     """Run the scenarios that the command line names, each announced on stderr; print the kernels that ran."""
     lane, *names = sys.argv[1:]
-    on = HostAccelerator(flags=FLAGS[lane], resident_threads=RESIDENT_THREADS)
+    settings: dict[str, Any] = {"flags": FLAGS[lane], "resident_threads": RESIDENT_THREADS}
+    twins, plain = HostAccelerator(**settings), NumpyAccelerator(**settings)
     for name in names:
         print(f"{MARK}{name}", file=sys.stderr, flush=True)
-        SCENARIOS[name](on)
-    print(*on.launches)
+        SCENARIOS[name](twins if SCENARIOS[name] in TWINS else plain)
+    print(*(twins.launches + plain.launches))
 
 
 if __name__ == "__main__":

@@ -159,10 +159,12 @@ def _numbered(on: Accelerator, component: Array) -> tuple[Array, npt.NDArray[np.
     on.launch(MEASURE_COMPONENTS, companies, component, companies, others, smallest)
     names = xp.flatnonzero(others)
     sizes = others[names].astype(xp.int64) + 1
-    order = xp.lexsort(xp.stack([smallest[names].astype(xp.int64), -sizes]))
     rank = smallest
-    rank[names[order]] = xp.arange(names.size, dtype=ids)
+    if names.size:  # whether CuPy sorts no keys at all is not written anywhere
+        order = xp.lexsort(xp.stack([smallest[names].astype(xp.int64), -sizes]))
+        rank[names[order]] = xp.arange(names.size, dtype=ids)
+        sizes = sizes[order]
     singles = xp.cumsum(others[component] == 0, dtype=xp.int64)
     labels = xp.empty(companies, ids)
     on.launch(WRITE_LABELS, companies, component, others, rank, singles, companies, names.size, labels)
-    return labels, on.to_host(sizes[order])
+    return labels, on.to_host(sizes)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ouroflow.graph_gpu import SUMMED_AT_ONCE
 from ouroflow.roundtrip.walks import BLOCK, LEFT, AliasTable, MoneyLayout, WalkCounts
 from ouroflow.runtime.launch import WARP, Accelerator, Array, Program
 
@@ -194,7 +195,7 @@ def alias_table(
     total = int(row_offsets[-1])
     on.require(16 * total, f"{total:,} alias slots")
     slots = xp.empty((total, 2), np.uint64)
-    at_once = max(on.free_bytes() // 2 // BYTES_PER_BUILT_SLOT, longest)
+    at_once = max(min(on.free_bytes() // 2 // BYTES_PER_BUILT_SLOT, SUMMED_AT_ONCE), longest)
     first = 0
     while first < companies:
         end = _rows_that_fit(on, row_offsets, first, companies, total, at_once)

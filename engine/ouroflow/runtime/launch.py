@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ouroflow.errors import KernelError, ResourceError
+from ouroflow.errors import InputError, KernelError, ResourceError
 
 Array = Any
 """An array of the accelerator's array module: CuPy on a device."""
@@ -216,6 +216,9 @@ class Accelerator(ABC):
     def synchronize(self) -> None:
         """Wait until all launched work is done."""
 
+    def seal(self, array: Array) -> None:  # noqa: B027 (nothing to do is the rule)
+        """Make an array read-only where the machine knows such a mark (the host lane of the tests); CuPy does not."""
+
     def warm(self, program: Program) -> None:
         """Compile a program now rather than at its first launch."""
         if program not in self._compiled:
@@ -387,8 +390,23 @@ class Cuda(Accelerator):
             self._unused_bytes = lambda: int(pool.pool_size()) - int(get_statistics().current_bytes)
 
     def compile(self, program: Program) -> Callable[[str], RawLaunch]:
-        """Compile with NVRTC; CuPy keeps the result on disk by text, options and architecture."""
+        """Compile with NVRTC; CuPy keeps the result on disk by text, options and architecture.
+
+        Raises
+        ------
+        ResourceError
+            If they do not compile here: the tests compile every kernel for every architecture, so it is the machine that lacks
+            something.
+        """
         module = self.xp.RawModule(code=program.source, options=OPTIONS, name_expressions=program.names())
+        try:
+            module.compile()
+        except Exception as error:  # CuPy's own, an ImportError, or a RuntimeError, whichever part of CUDA is missing
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ResourceError(
+                f"the kernels of {program.file} cannot be compiled for {self.name} ({first}); the extra [ctk] of CuPy brings the "
+                "compiler, and --device cpu does without"
+            ) from error
         return module.get_function
 
     def free_bytes(self) -> int:
@@ -397,8 +415,13 @@ class Cuda(Accelerator):
         return int(free) + int(self._unused_bytes())
 
     def to_device(self, array: npt.NDArray[Any]) -> Array:
-        """Copy to the device."""
-        return self.xp.array(array)
+        """Copy to the device; waits until the copy is complete."""
+        # cupy.array would copy to page-locked memory first, and keep as much of that and more for good.
+        copy = self.xp.empty(array.shape, array.dtype)
+        if array.size:
+            copy.set(array)
+            self.synchronize()  # the host may write to its array now
+        return copy
 
     def to_host(self, array: Array) -> npt.NDArray[Any]:
         """Copy from the device."""
@@ -406,7 +429,8 @@ class Cuda(Accelerator):
 
     def is_here(self, array: Array) -> bool:
         """Tell whether the array lies on this device."""
-        return bool(array.device.id == self.ordinal)
+        # NumPy's arrays have a `device` as well, without an id.
+        return isinstance(array, self.xp.ndarray) and bool(array.device.id == self.ordinal)
 
     def synchronize(self) -> None:
         """Wait for the current stream."""
@@ -425,5 +449,15 @@ def cuda(ordinal: int = 0) -> Cuda:
 
 
 def accelerator_of(array: Any) -> Accelerator | None:
-    """Return the device that an array of a library user lies on, None for arrays on the host."""
-    return cuda(int(array.device.id)) if hasattr(array, "__cuda_array_interface__") else None
+    """Return the device that an array of a library user lies on, None for arrays on the host.
+
+    Raises
+    ------
+    InputError
+        If the array lies on a device and is not CuPy's.
+    """
+    if not hasattr(array, "__cuda_array_interface__"):
+        return None
+    if type(array).__module__.partition(".")[0] != "cupy":
+        raise InputError(f"{type(array).__name__}: give CuPy arrays; cupy.asarray takes others of the device without a copy")
+    return cuda(int(array.device.id))
