@@ -169,15 +169,22 @@ struct RowSearch {
   }
 };
 
-// Trimming: the company at the other end loses a flow, and is done with once it has none left on that side.
+// Trimming: the company at the other end loses a flow, and is done with once it has none left on that side. All lanes of a
+// warp call together.
 template <typename Index>
 struct Release {
   uint32 *remaining_out, *remaining_in, *live;
 
-  __device__ bool operator()(Index entry, Index other) const {
-    if (!contains(live, other)) return false;
+  __device__ bool operator()(bool active, Index entry, Index other) const {
+    active = active && contains(live, other);
+    // A hub loses many flows at once. Lanes that meet the same company on the same side take theirs together: single
+    // atomics on its one word would wait for each other.
+    const Index nobody = Index(uint64(1) << (8 * sizeof(Index) - 1));
+    const uint32 alike = __match_any_sync(kAllLanes, active ? (entry >= 0 ? other : Index(~other)) : nobody);
+    if (!active || lane() != __ffs(alike) - 1) return false;
+    const uint32 lost = __popc(alike);
     uint32* losing = entry >= 0 ? remaining_in : remaining_out;
-    if (atomicSub(&losing[other], 1u) != 1u) return false;
+    if (atomicSub(&losing[other], lost) != lost) return false;
     // Nobody left on either side: there is no row to read.
     return remove(live, other) && load_relaxed(&(entry >= 0 ? remaining_out : remaining_in)[other]) > 0;
   }
@@ -188,8 +195,8 @@ template <typename Index>
 struct Reach {
   uint32 *open, *reached;
 
-  __device__ bool operator()(Index, Index other) const {
-    if (!contains(open, other) || !remove(open, other)) return false;
+  __device__ bool operator()(bool active, Index, Index other) const {
+    if (!active || !contains(open, other) || !remove(open, other)) return false;
     atomicOr(&reached[other / 32], 1u << (other % 32));
     return true;
   }
@@ -203,14 +210,12 @@ __device__ void expand(Action act, const Index* payee, const Index* payer, const
   for (int64 base = share.begin; base < share.end; base += kWarp) {
     const int64 flow = base + lane(), row = search.row_of(flow, flow < share.end);
     Index entry = 0, other = 0;
-    bool wanted = false;
     if (flow < share.end) {
       entry = entries[row];
       const int64 at = next.row_end(entry) - (ends[row] - flow);
       other = entry >= 0 ? payee[at] : payer[at];
-      wanted = act(entry, other);
     }
-    next.add(wanted, entry >= 0 ? other : Index(~other));
+    next.add(act(flow < share.end, entry, other), entry >= 0 ? other : Index(~other));
   }
   next.flush();
   if (first_item() == 0) touch_edges(flows);
@@ -233,12 +238,8 @@ __device__ void expand_small(Action act, const Index* payee, const Index* payer,
       for (int64 base = next.row_begin(entry); base < end; base += kWarp) {
         const int64 at = base + lane();
         Index other = 0;
-        bool wanted = false;
-        if (at < end) {
-          other = entry >= 0 ? payee[at] : payer[at];
-          wanted = act(entry, other);
-        }
-        next.add(wanted, entry >= 0 ? other : Index(~other));
+        if (at < end) other = entry >= 0 ? payee[at] : payer[at];
+        next.add(act(at < end, entry, other), entry >= 0 ? other : Index(~other));
       }
     }
     next.flush();
@@ -469,7 +470,7 @@ __global__ void pull_long_rows(const int64* __restrict__ offsets, const int64* _
       if (contains(open, company)) {
         ++touched;
         found = contains(reached, turned_others[turned_offsets[company + 1] - (ends[row] - flow)]) &&
-                reach(company, company);
+                reach(true, company, company);
       }
     }
     next.add(found, company);

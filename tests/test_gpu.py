@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from ouroflow.cli import main
 from ouroflow.errors import ResourceError
 from ouroflow.graph_gpu import BYTES_PER_PAYMENT, DeviceGraph
 from test_analyze_gpu import bench_module, stored
@@ -29,10 +32,29 @@ def test_every_twin_equals_the_cpu(on: Any, monkeypatch: pytest.MonkeyPatch) -> 
     assert bench.parity(on, 3_000)["equal"] == list(bench.STRUCTURES)
 
 
-def test_the_command_line_gives_the_digest_of_the_cpu(tmp_path: Path) -> None:
-    there = stored("ai-deals", tmp_path / "gpu", "gpu")
-    here = stored("ai-deals", tmp_path / "cpu", "cpu")
+@pytest.mark.parametrize("settings", [{}, {"tolerance": 0.0}, {"hops": 3}], ids=["default", "exact", "three hops"])
+def test_an_analysis_has_the_digest_of_the_cpu(tmp_path: Path, settings: dict[str, Any]) -> None:
+    rng = np.random.default_rng(2)
+    ends = rng.integers(0, 3_000, (2, 30_000))
+    path = tmp_path / "payments.parquet"
+    pq.write_table(pa.table({"payer": ends[0], "payee": ends[1], "amount": rng.integers(1, 10**6, 30_000)}), path)
+    there = stored(str(path), tmp_path / "gpu", "gpu", **settings)
+    here = stored(str(path), tmp_path / "cpu", "cpu", **settings)
     assert there["digest"] == here["digest"]
+
+
+def test_cugraph_finds_the_same_components(on: Any) -> None:
+    pytest.importorskip("cugraph", reason="cuGraph is not installed")
+    from ouroflow import FlowGraph, components_of
+
+    ends = np.random.default_rng(3).integers(0, 2_000, (2, 5_000))
+    graph = FlowGraph.from_arrays(*ends)
+    found = components_of(DeviceGraph.from_host(on, graph), scc="cugraph")
+    assert np.array_equal(found.labels, components_of(graph).labels)
+
+
+def test_the_command_line_takes_the_device(tmp_path: Path) -> None:
+    assert main(["analyze", "ai-deals", "-o", str(tmp_path / "gpu"), "--device", "gpu", "--quiet"]) == 0
     assert json.loads((tmp_path / "gpu" / "run.json").read_text(encoding="utf-8"))["device"]["name"] == "gpu"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from dataclasses import dataclass
 
@@ -60,6 +61,15 @@ def choose_device(asked: str | Accelerator = "auto") -> Device:
     return Device("gpu", f"{on.name}" + (", as asked" if asked == "gpu" else " can be used"), on)
 
 
+def driver_is_there() -> bool:
+    """Tell whether this machine has an NVIDIA driver at all; without one no package helps."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def usable_gpu() -> Cuda:
     """Return the first NVIDIA device.
 
@@ -68,8 +78,10 @@ def usable_gpu() -> Cuda:
     ResourceError
         If there is none that the kernels run on, with the reason and what to install.
     """
+    if not driver_is_there():
+        raise ResourceError("this machine has no NVIDIA driver (libcuda.so.1 cannot be loaded)")
     if importlib.util.find_spec("cupy") is None:
-        raise ResourceError("CuPy is not installed (pip install 'ouroflow[cu12]', or 'ouroflow[cu13]' for CUDA 13)")
+        raise ResourceError("CuPy is not installed; the extras cu12 and cu13 of ouroflow bring it, for CUDA 12 and 13")
     on = cuda()
     if on.capability < LEAST_CAPABILITY:
         has, needs = (".".join(map(str, version)) for version in (on.capability, LEAST_CAPABILITY))

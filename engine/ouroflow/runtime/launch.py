@@ -459,5 +459,7 @@ def accelerator_of(array: Any) -> Accelerator | None:
     if not hasattr(array, "__cuda_array_interface__"):
         return None
     if type(array).__module__.partition(".")[0] != "cupy":
-        raise InputError(f"{type(array).__name__}: give CuPy arrays; cupy.asarray takes others of the device without a copy")
+        raise InputError(
+            f"{type(array).__name__}: give CuPy arrays; cupy.asarray takes others of the device without a copy"
+        )
     return cuda(int(array.device.id))
