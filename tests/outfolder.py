@@ -17,6 +17,7 @@ from scipy.sparse import csgraph, csr_array
 from ouroflow.digest import record_sha256, result_digest
 
 RANGES = "certificate/ranges.parquet"
+CIRCULATION = ("netting.parquet", "certificate/circulation.parquet", "certificate/potentials.parquet")
 TABLES = (
     "companies.parquet",
     "flows.parquet",
@@ -267,7 +268,7 @@ def write_out(
 
 def tables_of(out: Path) -> list[str]:
     """Names of the tables of a folder."""
-    return [*TABLES, *([RANGES] if (out / RANGES).exists() else [])]
+    return [*TABLES, *(name for name in (RANGES, *CIRCULATION) if (out / name).exists())]
 
 
 def seal(out: Path, *, digest: bool = False) -> None:
@@ -276,7 +277,8 @@ def seal(out: Path, *, digest: bool = False) -> None:
     for name in [*tables_of(out), "summary.json"]:
         run["tables"][name] = hashlib.sha256((out / name).read_bytes()).hexdigest()
     if digest:
-        run["digest"] = result_digest(*(pq.read_table(out / name) for name in [*TABLES[:3], *tables_of(out)[5:]]))
+        ranges = [RANGES] if (out / RANGES).exists() else []
+        run["digest"] = result_digest(*(pq.read_table(out / name) for name in [*TABLES[:3], *ranges]))
     (out / "run.json").write_text(json.dumps({**run, "sha256": record_sha256(run)}))
 
 

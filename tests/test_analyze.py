@@ -284,7 +284,7 @@ def test_hostile_names_do_not_drive_the_terminal(tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["--scc", "cugraph", "--device", "cpu"], 2, "cuGraph works on a GPU"),
-        (["--measures", "circulation"], 2, "this version computes"),
+        (["--measures", "cycles"], 2, "this version computes"),
         (["--company", "Nobody"], 2, "no such company"),
         (["--hops", "1"], 2, "at least 2"),
         (["--tolerance", "-1"], 2, "tolerance"),

@@ -19,6 +19,7 @@ from ouroflow.errors import (
 
 if TYPE_CHECKING:
     from ouroflow.analysis import Analysis, analyze
+    from ouroflow.circulation import Circulation, max_circulation
     from ouroflow.components import Components, components_of, strong_components
     from ouroflow.graph import FlowGraph
     from ouroflow.ledger import Ledger, read_ledger
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Analysis": "analysis",
     "analyze": "analysis",
+    "Circulation": "circulation",
+    "max_circulation": "circulation",
     "Components": "components",
     "components_of": "components",
     "strong_components": "components",
@@ -40,6 +43,7 @@ _HOME = {
 __all__ = [
     "Analysis",
     "Certified",
+    "Circulation",
     "Components",
     "FlowGraph",
     "InputError",
@@ -52,6 +56,7 @@ __all__ = [
     "VerificationError",
     "analyze",
     "components_of",
+    "max_circulation",
     "read_ledger",
     "round_trip_fractions",
     "strong_components",

@@ -1,4 +1,4 @@
-"""The stages of an analysis in order: ledger, graph, components, round trips, report.
+"""The stages of an analysis in order: ledger, graph, components, round trips, circulation, report.
 
 Data runs one way. Every stage is timed, and what it found is handed to the next one; nothing is computed twice.
 """
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ouroflow.assets import dataset_names, load_dataset
+from ouroflow.circulation import Circulation, forced_flows, max_circulation
 from ouroflow.components import Components, certify, components_of
 from ouroflow.digest import record_sha256, result_digest
 from ouroflow.errors import UsageError
@@ -34,8 +35,13 @@ from ouroflow.runtime.device import Device, choose_device
 from ouroflow.runtime.launch import Accelerator
 from ouroflow.runtime.stages import Stages
 
-MEASURES = ("components", "roundtrip")
-"""The measures of this version; circulation and cycles are named in the design and not built yet."""
+MEASURES = ("components", "roundtrip", "circulation")
+"""The measures of this version; cycles are named in the design and not wired yet."""
+
+DEFAULT_MEASURES = ("components", "roundtrip")
+"""What is computed unless asked otherwise: the maximum circulation is exact and takes seconds per million flows."""
+
+_STATED_ONLY = "at the stated amounts, announced ranges not followed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +51,7 @@ class Settings:
     Attributes
     ----------
     measures : tuple of str
-        components, roundtrip.
+        Of components, roundtrip and circulation.
     tolerance : float
         Half-width that sampled fractions and certified companies are driven to.
     confidence : float
@@ -72,7 +78,7 @@ class Settings:
         Who finds the components on a GPU: own, cugraph.
     """
 
-    measures: tuple[str, ...] = MEASURES
+    measures: tuple[str, ...] = DEFAULT_MEASURES
     tolerance: float = 1e-3
     confidence: float = 0.99
     hops: int | None = None
@@ -107,7 +113,9 @@ class Analysis:
     brackets : Brackets
         Netting, intra-component and bilateral fraction.
     roundtrip : RoundTrip or None
-        Round-trip fractions; None when only components were asked for.
+        Round-trip fractions; None when they were not asked for.
+    circulation : Circulation or None
+        Maximum circulation with its proof; None when it was not asked for.
     settings : Settings
     device : Device
     stages : Stages
@@ -128,6 +136,7 @@ class Analysis:
     components: Components
     brackets: Brackets
     roundtrip: RoundTrip | None
+    circulation: Circulation | None
     settings: Settings
     device: Device
     stages: Stages
@@ -150,6 +159,7 @@ class Analysis:
         """Return the content of summary.json; keys are stable, measures that were not computed are null."""
         fraction = None if self.roundtrip is None else self.roundtrip.fraction.as_dict()
         finn = None if self.roundtrip is None else self.roundtrip.finn.as_dict()
+        circulation = None if self.circulation is None else self.circulation.fraction.as_dict()
         return {
             "companies": self.graph.companies,
             "flows": self.graph.flows,
@@ -162,7 +172,7 @@ class Analysis:
             },
             "round_trip_fraction": fraction,
             "finn_cycling_index": finn,
-            "max_circulation_fraction": None,
+            "max_circulation_fraction": circulation,
             "netting_fraction": self.brackets.netting.as_dict(),
             "bilateral_fraction": self.brackets.bilateral.as_dict(),
             "intra_component_fraction": self.brackets.intra_component.as_dict(),
@@ -184,7 +194,7 @@ class Analysis:
             with self.stages.stage("report", f"write {path}"):
                 companies = tables.companies_table(self.graph, self.components, self.roundtrip)
                 flows = tables.flows_table(self.graph, self.components, self.roundtrip)
-                components = tables.components_table(self.graph, self.components, self.roundtrip)
+                components = tables.components_table(self.graph, self.components, self.roundtrip, self.circulation)
                 certificate = certify(self.graph, self.components)
                 folder.table("companies.parquet", companies)
                 folder.table("flows.parquet", flows)
@@ -194,6 +204,8 @@ class Analysis:
                     tables.component_certificate_table(self.graph, self.components, certificate),
                 )
                 folder.table("certificate/order.parquet", tables.order_table(certificate))
+                if self.circulation is not None:
+                    self._save_circulation(folder, self.circulation)
                 ranges = None if self.over is None else tables.ranges_table(self.graph, *self.over)
                 if ranges is not None:
                     folder.table("certificate/ranges.parquet", ranges)
@@ -204,6 +216,12 @@ class Analysis:
             record = self.record(folder.sha256, digest)
             folder.json("run.json", {**record, "sha256": record_sha256(record)}, seal=False)
         return path
+
+    def _save_circulation(self, folder: OutFolder, circulation: Circulation) -> None:
+        full, empty = forced_flows(self.graph, self.components, circulation)
+        folder.table("netting.parquet", tables.netting_table(self.graph, circulation))
+        folder.table("certificate/circulation.parquet", tables.circulation_table(self.graph, circulation, full, empty))
+        folder.table("certificate/potentials.parquet", tables.potentials_table(self.graph, circulation))
 
     def record(self, sha256: dict[str, str], digest: str) -> dict[str, Any]:
         """Return the content of run.json."""
@@ -256,7 +274,7 @@ def analyze(
     boundary: str | Path | None = None,
     entities: str | Path | None = None,
     rates: str | Path | None = None,
-    measures: Sequence[str] = MEASURES,
+    measures: Sequence[str] = DEFAULT_MEASURES,
     tolerance: float = 1e-3,
     hops: int | None = None,
     top: int = 100,
@@ -287,7 +305,8 @@ def analyze(
     boundary, entities, rates : path, optional
         Known external flows, companies to merge, exchange rates.
     measures : sequence of str
-        components, roundtrip.
+        Of components, roundtrip and circulation. The maximum circulation is exact and takes seconds per million flows,
+        so it is computed only when it is asked for.
     tolerance : float
         Half-width that sampled figures are driven to; 0 asks for exact figures whatever they cost.
     hops : int, optional
@@ -315,13 +334,17 @@ def analyze(
         With a message that says what was found, where, and what to do.
     """
     chosen = choose_device(device)
+    if scc != "own" and chosen.on is None:
+        raise UsageError(
+            f"--scc {scc}: cuGraph works on a GPU, and this run is on the CPU ({chosen.why}); leave --scc out"
+        )
     measures = _listed(measures)
     _check_measures(measures)
     check_settings(tolerance, 0.99, hops, top, seed)
     if out is not None:
         OutFolder(Path(out))  # refuses what could not be written later
     company, status = _listed(company), None if status is None else _listed(status)
-    stages = Stages(quiet=quiet, total=5 if out is not None else 4)
+    stages = Stages(quiet=quiet, total=3 + len({"roundtrip", "circulation"} & set(measures)) + (out is not None))
     try:
         stages.note(f"device {chosen.name}: {chosen.why}")
         dataset = load_dataset(source) if isinstance(source, str) and source in dataset_names() else None
@@ -381,7 +404,7 @@ def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stag
         components = components_of(graph, scc=settings.scc)
         if "roundtrip" not in settings.measures:
             bracket = brackets(graph, graph.place(components.labels))
-    roundtrip, over = None, None
+    roundtrip, circulation, over = None, None, None
     if "roundtrip" in settings.measures:
         with stages.stage("roundtrip", f"{components.nontrivial:,} components of two companies or more"):
             roundtrip = round_trip_fractions(
@@ -396,7 +419,34 @@ def _compute(name: str, ledger: Ledger, settings: Settings, device: Device, stag
             )
             roundtrip, over = _over_ranges(ledger, graph.host, components, roundtrip, settings, stages)
             bracket = roundtrip.brackets
-    return Analysis(name, ledger, graph.host, components, bracket, roundtrip, settings, device, stages, named, family, over)
+    if "circulation" in settings.measures:
+        with stages.stage("circulation", f"exact, in {components.nontrivial:,} components of two companies or more"):
+            if graph.device == "gpu":
+                stages.note("the maximum circulation is computed on the CPU: it has no GPU kernels")
+            circulation = _circulation(ledger, graph.host, components)
+    return Analysis(
+        name,
+        ledger,
+        graph.host,
+        components,
+        bracket,
+        roundtrip,
+        circulation,
+        settings,
+        device,
+        stages,
+        named,
+        family,
+        over,
+    )
+
+
+def _circulation(ledger: Ledger, graph: FlowGraph, components: Components) -> Circulation:
+    """Find the maximum circulation; where amounts have announced ranges, say that it is that of the stated amounts."""
+    found = max_circulation(graph, components)
+    if flow_ranges(ledger, graph) is None:
+        return found
+    return replace(found, fraction=replace(found.fraction, method=f"{found.fraction.method}; {_STATED_ONLY}"))
 
 
 def _over_ranges(
@@ -409,7 +459,7 @@ def _over_ranges(
     why_not = "round trips are limited to some hops" if settings.hops else out_of_scope(components, ranges)
     if why_not:
         stages.note(f"amounts have announced ranges; figures are for the stated amounts only: {why_not}")
-        stated = f"{roundtrip.method}; at the stated amounts, announced ranges not followed"
+        stated = f"{roundtrip.method}; {_STATED_ONLY}"
         fraction, finn = (replace(figure, method=stated) for figure in (roundtrip.fraction, roundtrip.finn))
         return replace(roundtrip, fraction=fraction, finn=finn, method=stated), None
     roundtrip, found = over_ranges(graph, components, roundtrip, ranges)
@@ -451,7 +501,7 @@ def _listed(texts: str | Sequence[str]) -> tuple[str, ...]:
 def _check_measures(measures: Sequence[str]) -> None:
     unknown = sorted(set(measures) - set(MEASURES))
     if unknown or not measures:
-        raise UsageError(f"--measures {','.join(unknown)}: this version computes {' and '.join(MEASURES)}")
+        raise UsageError(f"--measures {','.join(unknown)}: this version computes {', '.join(MEASURES)}")
 
 
 def _named(source: Any) -> str:

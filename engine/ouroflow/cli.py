@@ -52,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("OUROFLOW_DEBUG"):
             raise
+        if type(error).__module__.partition(".")[0] in ("cupy", "cupy_backends", "cudf", "rmm"):
+            return _fail(f"the device failed: {error}; try again, or use --device cpu, which computes the same", 4)
         return _fail(
             f"internal error: {type(error).__name__}: {error}. Set OUROFLOW_DEBUG=1 to see where, and please report it",
             1,
@@ -115,7 +117,12 @@ def _add_analyze(commands: Any) -> None:
     rows.add_argument("--entities", metavar="FILE", help="companies to merge before analysis: company, parent")
     rows.add_argument("--rates", metavar="FILE", help="exchange rates: currency, rate[, date]")
     figures = command.add_argument_group("figures")
-    figures.add_argument("--measures", metavar="M,...", help="of components and roundtrip (default: all)")
+    figures.add_argument(
+        "--measures",
+        metavar="M,...",
+        help="of components, roundtrip and circulation (default components,roundtrip: the maximum circulation is exact "
+        "and takes seconds per million flows, so it is asked for)",
+    )
     figures.add_argument(
         "--tolerance",
         type=float,

@@ -16,12 +16,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ouroflow.certified import Certified
+from ouroflow.graph import exact_sum
 from ouroflow.ledger import schema
 from ouroflow.report.tables import identities
 from ouroflow.report.text import money, percent, percent_interval, printable
 
 if TYPE_CHECKING:
     from ouroflow.analysis import Analysis
+    from ouroflow.circulation import Circulation
     from ouroflow.graph import FlowGraph
     from ouroflow.roundtrip import RoundTrip
 
@@ -52,6 +54,8 @@ def print_answer(analysis: Analysis, out: str | None) -> None:
     if analysis.roundtrip is not None:
         _print_returns(console, analysis, analysis.roundtrip)
     _print_brackets(console, analysis)
+    if analysis.circulation is not None:
+        _print_circulation(console, analysis, analysis.circulation, out is not None)
     if analysis.roundtrip is not None:
         _print_companies(console, analysis, analysis.roundtrip, out is not None)
     if out is not None:
@@ -116,6 +120,23 @@ def _print_brackets(console: Console, analysis: Analysis) -> None:
             if components.nontrivial
             else "; no money can come back"
         )
+    )
+
+
+def _print_circulation(console: Console, analysis: Analysis, circulation: Circulation, wrote: bool) -> None:
+    total, decimals, unit = analysis.graph.total, analysis.settings.decimals, analysis.settings.unit
+    netted = exact_sum(circulation.amount)
+    console.print(
+        f"\nThe most that can be netted on closed loops is {percent_interval(circulation.fraction)} of all that is paid "
+        f"(maximum circulation).  [{circulation.fraction.method}]"
+    )
+    console.print(
+        f"  total before netting {money(total, decimals)}, after it {money(total - netted, decimals)} {unit}".rstrip()
+        + ("; who sets off what with whom: netting.parquet" if wrote else "")
+    )
+    console.print(
+        "  This circulation is one of many optimal ones: only its size, and the flows that every one of them fills "
+        "or leaves empty, are unique."
     )
 
 

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    from ouroflow.circulation import Circulation
     from ouroflow.components import ComponentCertificate, Components
     from ouroflow.graph import FlowGraph, Ids
     from ouroflow.graph_gpu import DeviceGraph
@@ -74,8 +75,13 @@ def flows_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip |
     )
 
 
-def components_table(graph: FlowGraph, components: Components, roundtrip: RoundTrip | None) -> pa.Table:
-    """Return one row per component of two companies or more: its size, its inner flows and what goes round in it."""
+def components_table(
+    graph: FlowGraph, components: Components, roundtrip: RoundTrip | None, circulation: Circulation | None = None
+) -> pa.Table:
+    """Return one row per component of two companies or more: its size, its inner flows and what goes round in it.
+
+    The bounds of the circulation are float64 (null where it was not computed), rounded to nearest past 2^53.
+    """
     count = components.nontrivial
     labels = components.labels
     payer_label = labels[graph.payer]
@@ -91,8 +97,12 @@ def components_table(graph: FlowGraph, components: Components, roundtrip: RoundT
             "flows": np.bincount(payer_label[inside], minlength=count).astype(np.int64, copy=False),
             "amount": amount,
             "round_trip": known(np.bincount(labels[members], back[members], count).astype(np.float64)),
-            "circulation_low": pa.nulls(count, pa.float64()),
-            "circulation_high": pa.nulls(count, pa.float64()),
+            **{
+                f"circulation_{end}": pa.nulls(count, pa.float64())
+                if circulation is None
+                else getattr(circulation, f"component_{end}").astype(np.float64)
+                for end in ("low", "high")
+            },
         }
     )
 
@@ -119,6 +129,33 @@ def order_table(certificate: ComponentCertificate) -> pa.Table:
     """Return the rank of every component: flows between two components go from the lower rank to the higher."""
     rank = certificate.rank
     return pa.table({"component": np.arange(rank.size, dtype=np.int32), "rank": rank.astype(np.int64, copy=False)})
+
+
+def circulation_table(
+    graph: FlowGraph, circulation: Circulation, full: npt.NDArray[np.bool_], empty: npt.NDArray[np.bool_]
+) -> pa.Table:
+    """Return what circulates of each flow (minor units), and whether every maximum circulation fills it or leaves it empty."""
+    return pa.table({**_ends(graph), "circulation": circulation.amount, "full": full, "empty": empty})
+
+
+def potentials_table(graph: FlowGraph, circulation: Circulation) -> pa.Table:
+    """Return the potential of each company: the proof that no circulation is larger."""
+    return pa.table({"company": identities(graph), "potential": circulation.potentials})
+
+
+def netting_table(graph: FlowGraph, circulation: Circulation) -> pa.Table:
+    """Return one set-off notice per flow of which a part is netted: owed, netted and remaining, minor units.
+
+    Each company is relieved of as much as it gives up.
+    """
+    rows = np.flatnonzero(circulation.amount)
+    owed, netted = graph.amount[rows], circulation.amount[rows]
+    return pa.table({**_ends(graph, rows), "amount": owed, "netted": netted, "remaining": owed - netted})
+
+
+def _ends(graph: FlowGraph, rows: Ids | slice = slice(None)) -> dict[str, pa.Array]:
+    names = identities(graph)
+    return {side: names.take(pa.array(getattr(graph, side)[rows])) for side in ("payer", "payee")}
 
 
 def known(figures: npt.NDArray[np.float64]) -> pa.Array:

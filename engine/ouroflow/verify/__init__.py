@@ -7,7 +7,8 @@ each other (``proofs``). The round trips themselves are recomputed (``recompute`
 of up to a few thousand companies by a direct inverse that never subtracts, for a sample of companies of larger
 components by bounds from below and above, and for the sum of those by own random walks. Where amounts are announced as
 ranges, all this is for the stated amounts; the intervals are tried at some hundred other choices of amounts
-(``ranges``), none of which may lead out of them.
+(``ranges``), none of which may lead out of them. The maximum circulation is proven by its certificate, in exact integers
+(``circulation``): one that is feasible, and potentials that bound all others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from ouroflow.digest import result_digest
 from ouroflow.errors import UsageError
+from ouroflow.verify.circulation import check_circulation
 from ouroflow.verify.figures import check_round_trips
 from ouroflow.verify.findings import Check, Findings, VerifyReport
 from ouroflow.verify.proofs import check_boundary, check_brackets, check_components, check_flows
@@ -44,6 +46,7 @@ CHECKS: tuple[tuple[str, str, Callable[[Stored, Findings], None], bool], ...] = 
     ("components", "trees and order prove the strong components", check_components, True),
     ("brackets", "netting, bilateral and intra-component fractions follow from the flows", check_brackets, True),
     ("boundary", "what enters each company equals what leaves it", check_boundary, True),
+    ("circulation", "what could be netted: feasible, and by weak duality no more is", check_circulation, False),
     ("round trips", "figures of companies, flows, components and the whole agree", check_round_trips, True),
     ("recomputed", "round trips found again from the flows", check_recomputed, False),
     ("ranges", "intervals over announced amounts", check_ranges, False),

@@ -113,21 +113,14 @@ def _expect_flow_returns(stored: Stored, found: Findings) -> None:
 
 
 def _expect_component_returns(stored: Stored, found: Findings) -> None:
-    """Check the money columns of components.parquet."""
-    labels, amount = stored.integers(COMPONENTS, "component"), stored.integers(COMPONENTS, "amount")
+    """Check the round trips of components.parquet."""
+    labels = stored.integers(COMPONENTS, "component")
     by_component = np.asarray(np.bincount(stored.component, stored.round_trip[1], len(stored.sizes)), np.float64)
     found.expect_near(
         stored.figures(COMPONENTS, "round_trip"),
         by_component[labels],
         SUM_TOLERANCE,
         lambda row: f"component {labels[row]}: round_trip",
-    )
-    low, high = stored.figures(COMPONENTS, "circulation_low"), stored.figures(COMPONENTS, "circulation_high")
-    with np.errstate(invalid="ignore"):
-        ordered = (low >= 0) & (low <= high) & (high <= amount * (1 + 1e-15))
-    found.expect_none(
-        ~ordered & ~(np.isnan(low) & np.isnan(high)),
-        lambda row: f"component {labels[row]}: circulation {low[row]!r} to {high[row]!r} of {amount[row]}",
     )
 
 
@@ -146,12 +139,6 @@ def _expect_graph_returns(stored: Stored, found: Findings) -> None:
         finn[0] <= round_trip[2] * (1 + 1e-12), "summary.json: finn_cycling_index is above round_trip_fraction"
     )
     found.expect(round_trip[0] <= roof, f"summary.json: round_trip_fraction {round_trip[0]!r} is above {roof!r}")
-    circulation = stored.certified("max_circulation_fraction")
-    if circulation is not None:
-        found.expect(
-            max(bracket["bilateral_fraction"], round_trip[0]) <= circulation[2] + 1e-12 and circulation[0] <= roof,
-            f"summary.json: max_circulation_fraction {circulation} is below a smaller measure or above {roof!r}",
-        )
 
 
 def _expect_sum(stored: Stored, key: str, divisor: int, found: Findings) -> None:

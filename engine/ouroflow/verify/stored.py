@@ -24,6 +24,9 @@ COMPONENTS = "components.parquet"
 TREES = "certificate/components.parquet"
 ORDER = "certificate/order.parquet"
 RANGES = "certificate/ranges.parquet"
+NETTING = "netting.parquet"
+CIRCULATION = "certificate/circulation.parquet"
+POTENTIALS = "certificate/potentials.parquet"
 
 COLUMNS: dict[str, dict[str, str]] = {
     COMPANIES: {
@@ -78,6 +81,21 @@ COLUMNS: dict[str, dict[str, str]] = {
         "attained_low": "integer",
         "attained_high": "integer",
     },
+    NETTING: {
+        "payer": "identity",
+        "payee": "identity",
+        "amount": "integer",
+        "netted": "integer",
+        "remaining": "integer",
+    },
+    CIRCULATION: {
+        "payer": "identity",
+        "payee": "identity",
+        "circulation": "integer",
+        "full": "flag",
+        "empty": "flag",
+    },
+    POTENTIALS: {"company": "identity", "potential": "integer"},
 }
 
 RANGED_METHOD = "exact at the stated amounts"
@@ -116,14 +134,29 @@ class Stored:
         return isinstance(listed, dict) and RANGES in listed
 
     @property
+    def has_circulation(self) -> bool:
+        """Whether the run measured the maximum circulation: it was asked for, or a file of it is listed."""
+        settings, listed = self.run.get("settings"), self.run.get("tables")
+        measures = settings.get("measures") if isinstance(settings, dict) else None
+        asked = isinstance(measures, list) and "circulation" in measures
+        return asked or (isinstance(listed, dict) and not listed.keys().isdisjoint((NETTING, CIRCULATION, POTENTIALS)))
+
+    @property
     def columns(self) -> dict[str, dict[str, str]]:
         """The tables that this run must have, with the kind of each column."""
-        return {name: columns for name, columns in COLUMNS.items() if name != RANGES or self.ranged}
+        left_out = set() if self.ranged else {RANGES}
+        if not self.has_circulation:
+            left_out |= {NETTING, CIRCULATION, POTENTIALS}
+        return {name: columns for name, columns in COLUMNS.items() if name not in left_out}
 
     def integers(self, table: str, column: str) -> Ints:
         """Return an integer column, -1 for null."""
         values = self.tables[table][column].cast(pa.int64())
         return np.asarray((values.fill_null(-1) if values.null_count else values).to_numpy(), np.int64)
+
+    def flags(self, table: str, column: str) -> Bools:
+        """Return a column of yes and no."""
+        return np.asarray(self.tables[table][column].to_numpy(), np.bool_)
 
     def figures(self, table: str, column: str) -> Floats:
         """Return a float column, NaN for null."""
@@ -337,6 +370,7 @@ def _expect_column(table: pa.Table, name: str, column: str, kind: str, found: Fi
         "identity": whole or pa.types.is_string(values.type) or pa.types.is_large_string(values.type),
         "integer": whole,
         "figure": pa.types.is_float64(values.type),
+        "flag": pa.types.is_boolean(values.type),
     }[of_type] or (can_be_null and pa.types.is_null(values.type))
     if not found.expect(right, f"{name}: column {column!r} is of type {values.type}, expected {kind}"):
         return
