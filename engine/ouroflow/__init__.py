@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ouroflow.analysis import Analysis, analyze
     from ouroflow.circulation import Circulation, max_circulation
     from ouroflow.components import Components, components_of, strong_components
+    from ouroflow.cycles import Cycles, time_ordered_cycles
     from ouroflow.graph import FlowGraph
     from ouroflow.ledger import Ledger, read_ledger
     from ouroflow.roundtrip import RoundTrip, round_trip_fractions
@@ -30,6 +31,8 @@ _HOME = {
     "analyze": "analysis",
     "Circulation": "circulation",
     "max_circulation": "circulation",
+    "Cycles": "cycles",
+    "time_ordered_cycles": "cycles",
     "Components": "components",
     "components_of": "components",
     "strong_components": "components",
@@ -45,6 +48,7 @@ __all__ = [
     "Certified",
     "Circulation",
     "Components",
+    "Cycles",
     "FlowGraph",
     "InputError",
     "Interrupted",
@@ -60,6 +64,7 @@ __all__ = [
     "read_ledger",
     "round_trip_fractions",
     "strong_components",
+    "time_ordered_cycles",
 ]
 
 
