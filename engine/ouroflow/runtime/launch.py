@@ -254,7 +254,7 @@ class Accelerator(ABC):
             function = self._functions[kernel, name] = self._compiled[kernel.program](name)
         most = max(1, self.resident_threads // kernel.block)
         grid = blocks or min(-(-threads // kernel.block), most)
-        function((grid,), (kernel.block,), values)
+        function((grid,), (kernel.block,), tuple(values))
 
     def require(self, needed: int, what: str) -> None:
         """Refuse a stage whose need is known to pass the free memory.
