@@ -69,8 +69,8 @@ class Solver:
         What the company sets off of its payments less what it sets off of its receipts; 0 everywhere at the end.
     potential : int32 array of shape (members,)
         Any integers give an upper bound; these are optimal at the end.
-    phases, searches : int
-        How many maximum flows, and searches for distances, it took.
+    phases : int
+        How many maximum flows it took.
     """
 
     network: Network
@@ -80,7 +80,6 @@ class Solver:
     arcs: Arcs
     search: Search
     phases: int = 0
-    searches: int = 0
     start_turned: bool = False
 
     @classmethod
@@ -154,7 +153,6 @@ class Solver:
 
     def _waiting(self, surplus: Int64s) -> int:
         """Measure all distances; return how many companies have a surplus that can be sent."""
-        self.searches += 1
         waiting: int = measure_distances(self.arcs, surplus, self.search)
         if waiting == TOO_FAR:
             self.search = with_long_distances(self.search)
